@@ -1,0 +1,35 @@
+"""How requests run beside each other: one file a strategy, and the drivers that wait for them."""
+
+from plugsocket.concurrency.base import BlockingStrategy as BlockingStrategy
+from plugsocket.concurrency.fork import Fork as Fork
+from plugsocket.concurrency.runners import InPlaceRunner, no_loop
+from plugsocket.concurrency.selector import SelectorDriver
+from plugsocket.concurrency.sync import Sync as Sync
+from plugsocket.concurrency.thread import Thread as Thread
+from plugsocket.concurrency.trio import TaskRunner, ThreadRunner, TrioDriver
+from plugsocket.concurrency.trio import Trio as Trio
+from plugsocket.core.composition import IRefusal
+from plugsocket.core.interfaces import (
+    IAsyncHandler,
+    IBlockingStrategy,
+    IDriver,
+    IRunner,
+    IStrategy,
+    ISyncHandler,
+    ITransport,
+    ITrioStrategy,
+)
+from plugsocket.core.registry import default_registry
+
+# The whole matrix: every (transport, strategy) and (handler, strategy) that composes, and what does not.
+for _factory, _required, _provided in (
+    (SelectorDriver, (ITransport, IBlockingStrategy), IDriver),
+    (TrioDriver, (ITransport, ITrioStrategy), IDriver),
+    (InPlaceRunner, (ISyncHandler, IBlockingStrategy), IRunner),
+    (ThreadRunner, (ISyncHandler, ITrioStrategy), IRunner),
+    (TaskRunner, (IAsyncHandler, ITrioStrategy), IRunner),
+    (no_loop, (IAsyncHandler, IBlockingStrategy), IRefusal),
+    (Thread, (ISyncHandler,), IStrategy),
+    (Trio, (IAsyncHandler,), IStrategy),
+):
+    default_registry.register(_factory, _required, _provided)

@@ -1,0 +1,109 @@
+"""Thread: a bounded pool of threads that grows on demand and shrinks when idle."""
+
+import queue
+import threading
+import time
+
+import attrs
+
+from plugsocket.concurrency.base import BlockingStrategy
+from plugsocket.core.options import integer, seconds
+from plugsocket.core.protocols import Job, Watcher
+
+
+@attrs.define(eq=False)
+class _Pool:
+    """The threads of one strategy. `lock` guards the counts; a job never waits behind another one's handler."""
+
+    jobs: "queue.SimpleQueue[Job | None]" = attrs.field(factory=queue.SimpleQueue)
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+    threads: set[threading.Thread] = attrs.field(factory=set)
+    idle: int = 0  # threads that wait for a job, or have one coming to them
+    started: int = 0
+
+
+@attrs.define(eq=False, on_setattr=attrs.setters.frozen)
+class Thread(BlockingStrategy):
+    """A thread per request, out of a pool.
+
+    A thread is started when a request finds none idle, up to `max_workers`; then requests wait in the kernel's queue.
+    The threads are daemons: a program that ends without stopping the server does not hang.
+
+    Attributes:
+        max_workers: how many requests run at once, and so how many threads there are at most.
+        idle_timeout: seconds after which a thread without work ends.
+    """
+
+    max_workers: int = attrs.field(default=64, validator=integer(1))
+    idle_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds())
+    _pool: _Pool = attrs.field(factory=_Pool, init=False, repr=False)
+
+    name = "thread"
+
+    @property
+    def capacity(self) -> int:  # type: ignore[override]  # the base leaves open whether it is a constant
+        """How many jobs it takes at once."""
+        return self.max_workers
+
+    def open(self, watcher: Watcher) -> None:
+        """Get ready to spawn: the first thread starts with the first request."""
+
+    def spawn(self, job: Job) -> None:
+        """Give the job to an idle thread, or to a new one.
+
+        Raises:
+            RuntimeError: no thread could be started.
+        """
+        pool = self._pool
+        with pool.lock:
+            if pool.idle:
+                pool.idle -= 1
+                pool.jobs.put(job)
+                return
+            pool.started += 1
+            thread = threading.Thread(target=self._work, args=(job,), name=f"plugsocket-{pool.started}", daemon=True)
+            pool.threads.add(thread)
+        try:
+            thread.start()
+        except BaseException:
+            with pool.lock:
+                pool.threads.discard(thread)
+            raise
+
+    def _work(self, job: Job | None) -> None:
+        pool = self._pool
+        try:
+            while job is not None:
+                job()
+                with pool.lock:
+                    pool.idle += 1
+                job = self._next()
+        finally:
+            with pool.lock:
+                pool.threads.discard(threading.current_thread())
+
+    def _next(self) -> Job | None:
+        """Wait for a job; `None` when there was none for `idle_timeout` seconds, or the pool ends."""
+        pool = self._pool
+        while True:
+            try:
+                return pool.jobs.get(timeout=self.idle_timeout)
+            except queue.Empty:
+                with pool.lock:
+                    if pool.idle:
+                        pool.idle -= 1
+                        return None
+                # Somebody has just counted on this thread: its job is on the way.
+
+    def join(self, timeout: float) -> bool:
+        """End the idle threads, and wait for all; one whose handler does not return is left behind."""
+        pool = self._pool
+        with pool.lock:
+            threads = list(pool.threads)
+            for _ in range(pool.idle):
+                pool.jobs.put(None)
+            pool.idle = 0
+        deadline = time.monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)

@@ -1,0 +1,184 @@
+"""Trio: a task per request, in a trio program of the server's own or of its user's."""
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import attrs
+import trio
+from zope.interface import implementer
+
+from plugsocket.core.engine import Endpoint, Engine
+from plugsocket.core.interfaces import ITrioDriver, ITrioRunner, ITrioStrategy
+from plugsocket.core.job import Job, current_job, split_ending
+from plugsocket.core.kinds import HandlerSpec
+from plugsocket.core.options import Options, integer
+from plugsocket.core.protocols import TrioRunner
+
+
+@implementer(ITrioStrategy)
+@attrs.frozen(eq=False)
+class Trio(Options):
+    """A trio task per request.
+
+    Async handlers run as tasks, blocking ones in worker threads, of which the server has its own number: trio's default
+    ones stay free for name resolution and files.
+
+    Attributes:
+        max_tasks: how many requests with async handlers run at once; then requests wait in the kernel's queue.
+        max_threads: the same for blocking handlers.
+    """
+
+    max_tasks: int = attrs.field(default=10_000, validator=integer(1))  # picked, not measured
+    max_threads: int = attrs.field(default=64, kw_only=True, validator=integer(1))
+
+    name = "trio"
+
+
+@implementer(ITrioRunner)
+class TaskRunner:
+    """Runs async handlers, each in its request's task.
+
+    Args:
+        handler: the handler.
+        strategy: says how many run at once.
+    """
+
+    def __init__(self, handler: HandlerSpec, strategy: Trio) -> None:
+        self.capacity = strategy.max_tasks
+        self._handle = handler.function
+
+    async def run(self, job: Job) -> None:
+        """Take a job to its end; see `ITrioRunner`."""
+        current_job.set(job)
+        try:
+            await self._handle(job.view())
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
+            failure, ending = split_ending(error)
+            job.finish(failure)
+            if ending is not None:
+                raise ending from None
+        else:
+            job.finish()
+
+
+@implementer(ITrioRunner)
+class ThreadRunner:
+    """Runs blocking handlers, each in a worker thread.
+
+    Args:
+        handler: the handler; the job calls it.
+        strategy: says how many run at once.
+    """
+
+    def __init__(self, handler: HandlerSpec, strategy: Trio) -> None:  # noqa: ARG002 - the form of every runner
+        self.capacity = strategy.max_threads
+        self._limiter = trio.CapacityLimiter(strategy.max_threads)
+
+    async def run(self, job: Job) -> None:
+        """Take a job to its end; see `ITrioRunner`. Cancelled, it wakes the handler by cutting its request."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cut_when_cancelled, job)
+                await trio.to_thread.run_sync(job, limiter=self._limiter)
+                nursery.cancel_scope.cancel()
+        finally:
+            job.finish()  # for one that was cancelled before its thread began
+
+
+async def _cut_when_cancelled(job: Job) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        job.cut()
+
+
+@implementer(ITrioDriver)
+class TrioDriver:
+    """A task for each listener, and one that waits to be rung.
+
+    Args:
+        strategy: the strategy of the server.
+    """
+
+    def __init__(self, strategy: Trio) -> None:  # noqa: ARG002 - the form of every driver
+        self._changed = trio.Event()
+        self._failure: OSError | None = None
+
+    def run(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
+        """Serve in a `trio.run` of one's own; see `IDriver`."""
+        try:
+            trio.run(self.serve, engine, started, one)
+        except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is None:
+                raise
+            raise KeyboardInterrupt from group
+
+    def finish(self, engine: Engine) -> None:
+        """Nothing is under way when no task serves; see `IDriver`."""
+        engine.begin_drain()
+
+    async def serve(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
+        """Serve in this task; see `ITrioDriver`."""
+        engine.clock = trio.current_time
+        try:
+            async with trio.open_nursery() as requests:
+                run = cast("TrioRunner", engine.runner).run
+                engine.spawn = lambda job: requests.start_soon(run, job)
+                await self._accept_all(engine, started, one)
+                if engine.stopping:
+                    engine.begin_drain()
+                    await self._drain(engine)
+                    requests.cancel_scope.cancel()
+        except BaseException:
+            engine.begin_drain()
+            raise
+        if self._failure is not None:
+            raise self._failure
+
+    async def _accept_all(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
+        """Accept at every endpoint until told to stop, or until one request came or `one` seconds are over."""
+        try:
+            async with trio.open_nursery() as intake:
+                for endpoint in engine.endpoints:
+                    intake.start_soon(self._accept, engine, endpoint, one is not None, intake.cancel_scope)
+                started()
+                with trio.move_on_after(math.inf if one is None else one):
+                    while not engine.stopping:
+                        await self._listen_to_bell(engine)
+                intake.cancel_scope.cancel()
+        except BaseException:
+            engine.request_stop(0.0)
+            engine.give_up()
+            raise
+
+    async def _accept(self, engine: Engine, endpoint: Endpoint, one: bool, intake: trio.CancelScope) -> None:
+        try:
+            while True:
+                await self._until_free(engine, endpoint)
+                await trio.lowlevel.wait_readable(endpoint.listener.fileno())
+                if not one:
+                    engine.accept_batch(endpoint)
+                elif intake.cancel_called or engine.accept_batch(endpoint, 1):
+                    intake.cancel()
+        except OSError as error:
+            self._failure = error
+            engine.request_stop(engine.grace)
+
+    async def _until_free(self, engine: Engine, endpoint: Endpoint) -> None:
+        while (hold_up := engine.hold_up(endpoint)) is not None:
+            with trio.move_on_after(hold_up):
+                await self._changed.wait()
+
+    async def _listen_to_bell(self, engine: Engine) -> None:
+        await trio.lowlevel.wait_readable(engine.control.fileno())
+        engine.control.answer()
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _drain(self, engine: Engine) -> None:
+        """Let requests under way end, as long as the grace lasts; record the others as cut."""
+        while engine.busy() and (left := engine.time_left()):
+            with trio.move_on_after(left):
+                await self._listen_to_bell(engine)
+        engine.give_up()

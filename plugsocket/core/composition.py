@@ -1,0 +1,201 @@
+"""Composition: which driver, runner and views make a server of these parts; or why none do."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import attrs
+from zope.interface import Interface, providedBy
+
+from plugsocket.core.addresses import display
+from plugsocket.core.errors import CompositionError
+from plugsocket.core.interfaces import (
+    IDatagramTransport,
+    IDriver,
+    IRunner,
+    IStrategy,
+    ITransport,
+    IView,
+)
+from plugsocket.core.kinds import HandlerSpec, inspect_handler
+from plugsocket.core.protocols import Driver, Handler, Runner, Strategy, Transport, View
+from plugsocket.core.registry import Choice, Registry, short_name
+from plugsocket.core.specs import strategy as make_strategy
+from plugsocket.core.specs import transport as make_transport
+
+Endpoints = str | Transport | Iterable[str | Transport]
+
+
+class IRefusal(Interface):
+    """What (handler, strategy) adapts to when the pair cannot be made honest: `factory(handler, strategy) -> str`.
+
+    Registered like the adapters that compose, so that a refusal says why, and a plug-in that knows better overrides it.
+    """
+
+
+@attrs.frozen
+class Composition:
+    """Parts that fit, and what makes a server of them.
+
+    Attributes:
+        transports: in the order given.
+        handler: the handler, with its kind.
+        strategy: the strategy.
+        driver: makes the driver, from the strategy.
+        runner: makes the runner, from the handler and the strategy.
+        views: for each transport, what makes the handler's argument from one of its requests.
+        choices: for people: each decision and what decided it.
+    """
+
+    transports: tuple[Transport, ...]
+    handler: HandlerSpec
+    strategy: Strategy
+    driver: Callable[[Strategy], Driver]
+    runner: Callable[[HandlerSpec, Strategy], Runner]
+    views: tuple[View, ...]
+    choices: tuple[tuple[str, Choice], ...] = attrs.field(repr=False)
+
+
+def compose(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | None, registry: Registry) -> Composition:
+    """Put parts together; nothing is opened.
+
+    Args:
+        endpoints: a transport or its string, or several of them.
+        handler: what to do with a request.
+        strategy: a strategy or its string; `None` for the handler's default.
+        registry: where to look for what fits.
+
+    Raises:
+        OptionError: a string, or an option in it, is wrong.
+        PluginError: a string names a plug-in that is not there or does not load.
+        CompositionError: the parts do not fit; the message says why, and what would fit.
+    """
+    transports = _transports(endpoints)
+    spec = inspect_handler(handler)
+    chosen = default_strategy(spec, registry) if strategy is None else make_strategy(strategy)
+    if not IStrategy.providedBy(chosen):
+        raise CompositionError(
+            f"the strategy must be a string or provide IBlockingStrategy or ITrioStrategy, not {chosen!r}"
+        )
+    runner = _runner(spec, chosen, registry)
+    drivers = [_driver(transport, chosen, registry) for transport in transports]
+    if len({choice.chosen.factory for choice in drivers}) > 1:
+        pairs = ", ".join(f"{_name(t)}: {c.chosen.source}" for t, c in zip(transports, drivers, strict=True))
+        raise CompositionError(f"these transports need different drivers under {chosen!r} ({pairs}); use a server each")
+    views = [_view(transport, spec, registry) for transport in transports]
+    return Composition(
+        transports,
+        spec,
+        chosen,
+        cast("Callable[[Strategy], Driver]", drivers[0].chosen.factory),
+        cast("Callable[[HandlerSpec, Strategy], Runner]", runner.chosen.factory),
+        tuple(cast("View", choice.chosen.factory) for choice in views),
+        (
+            ("runner", runner),
+            *((f"driver of {_name(t)}", c) for t, c in zip(transports, drivers, strict=True)),
+            *((f"view of {_name(t)}", c) for t, c in zip(transports, views, strict=True)),
+        ),
+    )
+
+
+def default_strategy(handler: HandlerSpec, registry: Registry) -> Strategy:
+    """Make the strategy that a handler gets when none is named."""
+    choice = registry.choose([providedBy(handler)], IStrategy)
+    if choice is None:
+        raise CompositionError(f"there is no default strategy for {handler.name}; name one")
+    return cast("Strategy", choice.chosen.factory())
+
+
+def _transports(endpoints: Endpoints) -> tuple[Transport, ...]:
+    if isinstance(endpoints, str) or ITransport.providedBy(endpoints):
+        endpoints = [cast("str | Transport", endpoints)]
+    try:
+        given = list(cast("Iterable[str | Transport]", endpoints))
+    except TypeError:
+        given = [cast("Any", endpoints)]
+    transports = tuple(make_transport(each) for each in given)
+    if not transports:
+        raise CompositionError("a server needs at least one transport")
+    for each in transports:
+        if not ITransport.providedBy(each):
+            raise CompositionError(
+                f"a transport must be a string such as 'tcp://127.0.0.1:9999' or provide ITransport, not {each!r}"
+            )
+    return transports
+
+
+def _runner(handler: HandlerSpec, strategy: Strategy, registry: Registry) -> Choice:
+    specs = [providedBy(handler), providedBy(strategy)]
+    choice = registry.choose(specs, IRunner)
+    if choice is not None:
+        return choice
+    refusal = registry.choose(specs, IRefusal)
+    if refusal is not None:
+        raise CompositionError(refusal.chosen.factory(handler, strategy))
+    raise _miss(f"{handler.name} does not run under {strategy!r}", registry, IRunner)
+
+
+def _driver(transport: Transport, strategy: Strategy, registry: Registry) -> Choice:
+    choice = registry.choose([providedBy(transport), providedBy(strategy)], IDriver)
+    if choice is None:
+        raise _miss(f"{transport!r} is not served by {strategy!r}", registry, IDriver)
+    return choice
+
+
+def _view(transport: Transport, handler: HandlerSpec, registry: Registry) -> Choice:
+    choice = registry.choose([providedBy(transport), providedBy(handler)], IView)
+    if choice is None:
+        raise _miss(f"{handler.name} cannot take what {transport!r} gives", registry, IView)
+    return choice
+
+
+def _miss(problem: str, registry: Registry, provided: Any) -> CompositionError:
+    known = "; ".join(sorted(str(entry) for entry in registry.registrations(provided)))
+    return CompositionError(
+        f"{problem}: no {provided.__name__} is registered for the pair; registered: {known or 'none'}"
+    )
+
+
+@attrs.frozen
+class Explanation:
+    """What would be composed of some parts, and why, or why not. Printing it tells.
+
+    Attributes:
+        composition: what would be composed; `None` when the parts do not fit.
+        problem: why they do not fit; `None` when they do.
+    """
+
+    composition: Composition | None
+    problem: Exception | None
+
+    def __str__(self) -> str:
+        if self.composition is None:
+            return f"does not compose: {self.problem}"
+        return "\n".join(_describe(self.composition))
+
+
+def _describe(composition: Composition) -> Sequence[str]:
+    lines = [f"transport  {transport!r}: {_kinds(transport)}" for transport in composition.transports]
+    lines.append(f"handler    {composition.handler.name}: {_kinds(composition.handler)}")
+    lines.append(f"strategy   {composition.strategy!r}: {_kinds(composition.strategy)}")
+    for what, choice in composition.choices:
+        lines.append(f"{what:<10} {choice.chosen}")
+        lines.extend(f"{'':<10}   over {lost}" for lost in choice.lost)
+    return lines
+
+
+def _kinds(part: Any) -> str:
+    return ", ".join(short_name(interface) for interface in providedBy(part).interfaces()) or type(part).__name__
+
+
+def _name(transport: Transport) -> str:
+    return url_of(transport, getattr(transport, "address", ""))
+
+
+def url_of(transport: Transport, address: Any) -> str:
+    """Write an endpoint as a string: its scheme, and an address of it."""
+    return f"{transport.scheme}://{display(address)}"
+
+
+def is_datagram(transport: Transport) -> bool:
+    """Whether requests of the transport are single messages."""
+    return IDatagramTransport.providedBy(transport)

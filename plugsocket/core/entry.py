@@ -1,0 +1,71 @@
+"""The short ways in: one call that composes a server and serves."""
+
+import trio
+
+from plugsocket.core.composition import Endpoints, Explanation, compose
+from plugsocket.core.engine import StopReport
+from plugsocket.core.errors import PlugsocketError
+from plugsocket.core.protocols import Handler, Strategy
+from plugsocket.core.registry import Registry, default_registry
+from plugsocket.core.server import Server
+
+
+def run(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | None = None) -> StopReport:
+    """Serve until a signal: `plugsocket.run("tcp://127.0.0.1:9999", handle)`.
+
+    Args:
+        endpoints: as for `Server`.
+        handler: as for `Server`.
+        strategy: as for `Server`.
+
+    Returns:
+        How the stop went.
+
+    Raises:
+        PlugsocketError: the parts do not make a server; see `Server`.
+        OSError: as `Server.run`.
+    """
+    return Server(endpoints, handler, strategy).run()
+
+
+async def serve(
+    endpoints: Endpoints,
+    handler: Handler,
+    strategy: str | Strategy | None = None,
+    *,
+    task_status: "trio.TaskStatus[Server]" = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve inside a trio program: `server = await nursery.start(plugsocket.serve, "tcp://127.0.0.1:0", handle)`.
+
+    Args:
+        endpoints: as for `Server`.
+        handler: as for `Server`.
+        strategy: as for `Server`, but `"trio"` by default, for blocking handlers too.
+        task_status: started with the server, once every listener accepts.
+
+    Raises:
+        PlugsocketError: the parts do not make a server; see `Server`.
+        OSError: as `Server.serve`.
+    """
+    await Server(endpoints, handler, "trio" if strategy is None else strategy).serve(task_status=task_status)
+
+
+def explain(
+    endpoints: Endpoints,
+    handler: Handler,
+    strategy: str | Strategy | None = None,
+    *,
+    registry: Registry = default_registry,
+) -> Explanation:
+    """Tell what would be composed of these parts and why, or why nothing would; nothing is opened.
+
+    Args:
+        endpoints: as for `Server`.
+        handler: as for `Server`.
+        strategy: as for `Server`.
+        registry: where to look.
+    """
+    try:
+        return Explanation(compose(endpoints, handler, strategy, registry), None)
+    except PlugsocketError as problem:
+        return Explanation(None, problem)

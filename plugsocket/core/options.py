@@ -1,0 +1,154 @@
+"""Options of transports and strategies: frozen attrs classes, checked when they are made, readable from text.
+
+A class of options derives from `Options` and is made with `attrs.frozen` or `attrs.define`; each of its fields is
+an option. The same fields give the constructor, its checks, and the form `name=value` of endpoint strings.
+"""
+
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import attrs
+
+from plugsocket.core.errors import OptionError, UnknownOptionError, nearest
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+FROM_TEXT = "plugsocket.from_text"
+"""Key of a field's metadata: a function from `str` to the option's value, for those whose type does not say it."""
+
+
+class Options:
+    """Base of a transport or strategy: its attrs fields are its options."""
+
+    def __new__(cls, *_args: Any, **options: Any) -> Self:
+        """Refuse an option that is not there with the nearest name that is."""
+        for name in options:
+            check_known(cls, name)
+        return super().__new__(cls)
+
+    @classmethod
+    def from_text(cls, location: Mapping[str, Any], texts: Mapping[str, str]) -> Self:
+        """Make one from the parts of a string.
+
+        Args:
+            location: arguments that the part before the `?` gave, as values.
+            texts: the options behind the `?`, as text.
+
+        Returns:
+            The same as the constructor would give for these values.
+
+        Raises:
+            OptionError: an option is unknown, or its text is not of its type, or the constructor refuses it.
+        """
+        return cls(**location, **{name: _parse(cls, name, text) for name, text in texts.items()})
+
+
+def option_fields(cls: type) -> "dict[str, attrs.Attribute[Any]]":
+    """The options of a class by name, in the order of its constructor."""
+    return {field.name: field for field in attrs.fields(cls) if field.init}
+
+
+def check_known(cls: type, name: str) -> None:
+    """Raise `UnknownOptionError`, naming the nearest right one, unless the class has this option."""
+    fields = option_fields(cls)
+    if name not in fields:
+        raise UnknownOptionError(f"{cls.__name__} has no option {name!r}{nearest(name, fields)}")
+
+
+def integer(minimum: int, maximum: int | None = None, *, optional: bool = False) -> Validator:
+    """Make a validator for whole numbers from `minimum` to `maximum`, both included."""
+    wanted = (
+        f"a whole number from {minimum} to {maximum}"
+        if maximum is not None
+        else f"a whole number of at least {minimum}"
+    )
+
+    def validate(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+        if optional and value is None:
+            return
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < minimum or (maximum is not None and value > maximum):
+            raise wrong(instance, attribute.name, value, wanted + (" or None" if optional else ""))
+
+    return validate
+
+
+def seconds(*, optional: bool = False) -> Validator:
+    """Make a validator for a duration: a finite number of seconds that is not negative."""
+    wanted = "a number of seconds, zero or more" + (", or None" if optional else "")
+
+    def validate(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+        if optional and value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise wrong(instance, attribute.name, value, wanted)
+
+    return validate
+
+
+def flag(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    """Validate that an option is `True` or `False`."""
+    if not isinstance(value, bool):
+        raise wrong(instance, attribute.name, value, "True or False")
+
+
+def text(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    """Validate that an option is a string."""
+    if not isinstance(value, str):
+        raise wrong(instance, attribute.name, value, "a string")
+
+
+def wrong(instance: Any, name: str, value: Any, wanted: str) -> OptionError:
+    """Word the error about one option's value, the same way for every option."""
+    return OptionError(f"{type(instance).__name__}: {name} must be {wanted}, not {value!r}")
+
+
+_FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def _flag_from_text(text: str) -> bool:
+    try:
+        return _FLAGS[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+# By the option's type: how its text is read, and what the text should have been.
+_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    bool: (_flag_from_text, "one of 1, true, yes, on, 0, false, no, off"),
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    str: (str, "text"),
+}
+
+
+def _parse(cls: type, name: str, text: str) -> Any:
+    check_known(cls, name)
+    field = option_fields(cls)[name]
+    kind = typing.get_type_hints(cls)[name]
+    if isinstance(kind, types.UnionType):
+        if type(None) in typing.get_args(kind) and text.lower() == "none":
+            return None
+        kind = next(member for member in typing.get_args(kind) if member is not type(None))
+    read, wanted = field.metadata.get(FROM_TEXT) or _READERS[kind]
+    try:
+        return read(text)
+    except ValueError:
+        raise OptionError(f"{cls.__name__}: {name} must be {wanted}, not {text!r}") from None
+
+
+def octal(text: str) -> int:
+    """Read a file mode as people write it: `660` and `0o660` are the same."""
+    return int(text, 8)
+
+
+OCTAL = {FROM_TEXT: (octal, "an octal file mode such as 660")}
+"""Metadata of a field that holds a file mode."""
+
+
+def path_text(path: "str | os.PathLike[str]") -> str:
+    """Convert a path to a string; anything else is left for the validator to refuse."""
+    return os.fspath(path) if isinstance(path, os.PathLike) else path

@@ -1,0 +1,139 @@
+"""The contracts of `plugsocket.core.interfaces` as types that every type checker can read.
+
+mypy needs a plug-in to read zope interfaces and pyright cannot, so what public signatures name is a `Protocol` twin
+of the interface. The interface holds the documentation; a test holds each pair together.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeAlias
+
+Handler: TypeAlias = Callable[..., object]
+"""A function of one request, an async function of one request, or a request handler class."""
+
+
+class Request(Protocol):
+    """Twin of `IRequest`."""
+
+    @property
+    def payload(self) -> Any: ...
+    @property
+    def peer(self) -> Any: ...
+    def filenos(self) -> Collection[int]: ...
+    def cut(self) -> None: ...
+    def close(self) -> None: ...
+    def disown(self) -> None: ...
+
+
+class Listener(Protocol):
+    """Twin of `IListener`."""
+
+    @property
+    def address(self) -> Any: ...
+    def fileno(self) -> int: ...
+    def accept(self) -> Request: ...
+    def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    """Twin of `ITransport`."""
+
+    @property
+    def scheme(self) -> str: ...
+    def listen(self) -> Listener: ...
+
+
+class Job(Protocol):
+    """Twin of `IJob`."""
+
+    @property
+    def peer(self) -> Any: ...
+    def __call__(self) -> bool: ...
+    def filenos(self) -> Collection[int]: ...
+    def run_in_child(self) -> BaseException | None: ...
+    def disown(self) -> None: ...
+    def finish(self, failure: BaseException | None = None) -> None: ...
+
+
+class Strategy(Protocol):
+    """Twin of `IStrategy`."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class BlockingStrategy(Strategy, Protocol):
+    """Twin of `IBlockingStrategy`."""
+
+    @property
+    def capacity(self) -> int: ...
+    def spawn(self, job: Job) -> None: ...
+
+
+class Watcher(Protocol):
+    """Twin of `IWatcher`."""
+
+    def watch(self, fileno: int, callback: Callable[[], None]) -> None: ...
+    def unwatch(self, fileno: int) -> None: ...
+
+
+class ManagedStrategy(BlockingStrategy, Protocol):
+    """Twin of `IManagedStrategy`."""
+
+    def open(self, watcher: Watcher) -> None: ...
+    def cut(self, force: bool) -> None: ...
+    def join(self, timeout: float) -> bool: ...
+
+
+class TrioStrategy(Strategy, Protocol):
+    """Twin of `ITrioStrategy`."""
+
+    @property
+    def max_tasks(self) -> int: ...
+    @property
+    def max_threads(self) -> int: ...
+
+
+class CloseSignal(Protocol):
+    """Twin of `ICloseSignal`."""
+
+    def is_set(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class View(Protocol):
+    """Twin of `IView`."""
+
+    def __call__(self, request: Any, closing: CloseSignal) -> Any: ...
+
+
+class Runner(Protocol):
+    """Twin of `IRunner`."""
+
+    @property
+    def capacity(self) -> int: ...
+
+
+class BlockingRunner(Runner, Protocol):
+    """Twin of `IBlockingRunner`."""
+
+    def spawn(self, job: Job) -> None: ...
+
+
+class TrioRunner(Runner, Protocol):
+    """Twin of `ITrioRunner`."""
+
+    async def run(self, job: Any) -> None: ...
+
+
+class Driver(Protocol):
+    """Twin of `IDriver`."""
+
+    def run(self, engine: Any, started: Callable[[], None], one: float | None) -> None: ...
+    def finish(self, engine: Any) -> None: ...
+
+
+class TrioDriver(Driver, Protocol):
+    """Twin of `ITrioDriver`."""
+
+    async def serve(self, engine: Any, started: Callable[[], None], one: float | None) -> None: ...

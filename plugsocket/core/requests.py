@@ -1,0 +1,131 @@
+"""Requests as transports hand them over: a connection, or a datagram with the way back to its sender."""
+
+import socket
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeAlias
+
+from zope.interface import implementer
+
+from plugsocket.core.addresses import Address, address_of
+from plugsocket.core.interfaces import IRequest
+
+Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
+
+
+@implementer(IRequest)
+class StreamRequest:
+    """A connection that was accepted.
+
+    Args:
+        payload: the connected socket; the request owns it.
+        raw: the peer's address, as `accept` gave it.
+        family: the address family of both.
+
+    Attributes:
+        before_close: called with the socket before its descriptor is closed, for an event loop that must know.
+    """
+
+    __slots__ = ("_family", "before_close", "payload", "raw")
+
+    def __init__(self, payload: Socket, raw: Any, family: int) -> None:
+        self.payload = payload
+        self.raw = raw
+        self._family = family
+        self.before_close: Callable[[Socket], object] | None = None
+
+    @property
+    def peer(self) -> Address:
+        """The peer's address; an IPv4 peer of a dual-stack socket appears as such."""
+        return address_of(self._family, self.raw)
+
+    @property
+    def local(self) -> Address:
+        """The address at which the peer reached us."""
+        return address_of(self._family, self.payload.getsockname())
+
+    def filenos(self) -> Collection[int]:
+        """Return the connection's descriptor."""
+        return (self.payload.fileno(),)
+
+    def cut(self) -> None:
+        """Shut both directions down, which wakes whoever waits for the peer."""
+        _shutdown(self.payload, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Send end of file, and close: the first also when a copy of the descriptor is still open somewhere."""
+        if self.payload.fileno() < 0:
+            return
+        if self.before_close is not None:
+            self.before_close(self.payload)
+        _shutdown(self.payload, socket.SHUT_WR)
+        self.payload.close()
+
+    def disown(self) -> None:
+        """Close this process's copy of the descriptor; the peer notices nothing."""
+        self.payload.close()
+
+
+def _shutdown(sock: Socket, how: int) -> None:
+    try:
+        sock.shutdown(how)
+    except OSError:
+        pass  # the peer is gone, or the handler closed it: what was wanted
+
+
+class DatagramSender(Protocol):
+    """What a datagram needs of its listener, to be answered."""
+
+    @property
+    def socket(self) -> Socket:
+        """The listener's own socket, which is non-blocking."""
+        ...
+
+    @property
+    def reply_socket(self) -> Socket:
+        """A copy of the socket that behaves as a blocking one; the listener owns it."""
+        ...
+
+
+@implementer(IRequest)
+class DatagramRequest:
+    """A datagram that was received.
+
+    Args:
+        payload: its bytes.
+        raw: the sender's address, as `recvmsg` gave it; `None` or empty when it has none.
+        truncated: whether the end of it is missing.
+        listener: where it came in, and where a reply leaves from.
+        family: the address family.
+    """
+
+    __slots__ = ("_family", "listener", "payload", "raw", "truncated")
+
+    def __init__(self, payload: bytes, raw: Any, truncated: bool, listener: DatagramSender, family: int) -> None:
+        self.payload = payload
+        self.raw = raw
+        self.truncated = truncated
+        self.listener = listener
+        self._family = family
+
+    @property
+    def peer(self) -> Address:
+        """The sender's address; for an unbound Unix socket `""`."""
+        return address_of(self._family, self.raw)
+
+    @property
+    def local(self) -> Address:
+        """The address of the listener."""
+        return address_of(self._family, self.listener.socket.getsockname())
+
+    def filenos(self) -> Collection[int]:
+        """Return the descriptors that a reply leaves through."""
+        return (self.listener.socket.fileno(), self.listener.reply_socket.fileno())
+
+    def cut(self) -> None:
+        """Nothing to do: nobody waits for more of a datagram."""
+
+    def close(self) -> None:
+        """Nothing to do: the socket is the listener's."""
+
+    def disown(self) -> None:
+        """Nothing to do: the socket is the listener's."""

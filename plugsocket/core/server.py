@@ -1,0 +1,519 @@
+"""The server: a transport, a handler and a strategy, and the calls that move it through its life."""
+
+import math
+import signal
+import threading
+import time
+from _thread import start_new_thread
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Self, cast
+
+import trio
+from zope.interface import implementer
+
+from plugsocket.core.claims import claim, release
+from plugsocket.core.composition import Composition, Endpoints, compose, is_datagram, url_of
+from plugsocket.core.control import STOP
+from plugsocket.core.engine import Endpoint, Engine, StopReport
+from plugsocket.core.errors import CompositionError, LifecycleError, OptionError
+from plugsocket.core.events import Events, ServerFailed, Subscriber
+from plugsocket.core.interfaces import IInlineStrategy, IRequestHandlerClass, IServer, ITrioDriver
+from plugsocket.core.job import current_job
+from plugsocket.core.ledger import Ledger, Stats
+from plugsocket.core.lifecycle import FINAL, Lifecycle, State
+from plugsocket.core.protocols import Handler, Strategy, Transport, TrioDriver
+from plugsocket.core.registry import Registry, default_registry
+
+DEFAULT_GRACE = 10.0  # seconds; below the 30 after which orchestrators commonly kill, picked rather than measured
+PATIENCE = 3.0  # seconds beyond the grace that stop() waits for handlers that were cut, and for the strategy
+
+
+@implementer(IServer)
+class Server:
+    """A server composed of a transport, a handler and a strategy.
+
+    Nothing is opened before `bind()`, or a call that binds: `serve_forever`, `start`, `serve`, `run`, `handle_request`.
+
+    Args:
+        endpoints: a transport or its string (`"tcp://127.0.0.1:9999"`), or several of them.
+        handler: what to do with one request: `handle(connection)`, `handle(datagram)`, an async function of the same
+            form, or a class derived from `BaseRequestHandler` (plugsocket's or the standard library's).
+        strategy: how requests run beside each other, or its string (`"thread?max_workers=64"`); by default `Thread()`
+            for a handler that blocks and `Trio()` for an async one.
+        grace: seconds that requests under way get when the server stops, unless `stop()` says otherwise.
+        registry: where to look for what fits; by default what plugsocket and plug-ins registered.
+
+    Raises:
+        OptionError: a string or an option is wrong.
+        PluginError: a string names a plug-in that is not there, or does not load.
+        CompositionError: the parts do not fit, or the strategy instance serves another server.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        handler: Handler,
+        strategy: str | Strategy | None = None,
+        *,
+        grace: float = DEFAULT_GRACE,
+        registry: Registry = default_registry,
+    ) -> None:
+        self._grace = _checked_grace(grace)
+        self._composition: Composition = compose(endpoints, handler, strategy, registry)
+        self._lifecycle = Lifecycle()
+        self._events = Events()
+        self._ledger = Ledger(on_free=self._ring, on_change=self._lifecycle.touch)
+        self._driver = self._composition.driver(self._composition.strategy)
+        self._engine: Engine | None = None
+        self._serving_thread: int | None = None
+        self._background: threading.Thread | None = None
+        self._on_closed: list[Callable[[], None]] = []
+        self._stop_began = math.nan
+        self._cause: BaseException | None = None
+        self._report: StopReport | None = None
+        claim(self._composition.strategy, self)
+
+    # What it is
+
+    @property
+    def transports(self) -> tuple[Transport, ...]:
+        """The transports, in the order given."""
+        return self._composition.transports
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy."""
+        return self._composition.strategy
+
+    @property
+    def state(self) -> State:
+        """Where in its life the server is."""
+        return self._lifecycle.state
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What made the server `FAILED`; `None` in every other state."""
+        return self._cause
+
+    @property
+    def report(self) -> StopReport | None:
+        """How the stop went; `None` until the server is closed."""
+        return self._report
+
+    @property
+    def addresses(self) -> tuple[Any, ...]:
+        """The bound addresses, one a transport, each what `socket.connect` takes; empty before `bind()`."""
+        return tuple(endpoint.listener.address for endpoint in self._engine.endpoints) if self._engine else ()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The bound addresses as endpoint strings, such as `tcp://127.0.0.1:54321`; empty before `bind()`."""
+        return tuple(endpoint.url for endpoint in self._engine.endpoints) if self._engine else ()
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, taken now."""
+        return self._ledger.stats()
+
+    def __repr__(self) -> str:
+        where = ", ".join(self.urls) or ", ".join(map(repr, self.transports))
+        return f"<Server {where} {self._composition.handler.name} {self.strategy!r} {self.state.name}>"
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call `subscriber(event)` for every event, in the thread or process where it happens; it must be quick."""
+        self._events.subscribe(subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Stop calling a subscriber, such as `log_events`, which every server has at first.
+
+        Raises:
+            ValueError: it was not one.
+        """
+        self._events.unsubscribe(subscriber)
+
+    # Opening
+
+    def bind(self) -> None:
+        """Open every listener, or none.
+
+        May block: name resolution, the file system.
+
+        Raises:
+            LifecycleError: the server is not `NEW`.
+            OSError: an endpoint cannot be opened; the message names it, `errno` is the system's, and nothing is left
+                open. The server is still `NEW`.
+        """
+        with self._lifecycle.held(), ExitStack() as undo:
+            if self.state is not State.NEW:
+                self._lifecycle.move("bind")  # which says what is allowed
+            endpoints = []
+            for transport, view in zip(self.transports, self._composition.views, strict=True):
+                listener = transport.listen()
+                undo.callback(listener.close)
+                url = url_of(transport, listener.address)
+                endpoints.append(Endpoint(listener, view, url, is_datagram(transport)))
+            handler, strategy = self._composition.handler, self._composition.strategy
+            call = handler.function
+            if IRequestHandlerClass.providedBy(handler):
+                call = partial(_construct, handler.function, self)
+            runner = self._composition.runner(handler, strategy)
+            engine = Engine(
+                endpoints, runner, call, handler.name, self._ledger, self._events, self._grace, self._begin_drain
+            )
+            undo.callback(engine.control.close)
+            self._lifecycle.move("bind")
+            self._engine = engine
+            undo.pop_all()
+
+    # Serving
+
+    def serve_forever(self) -> None:
+        """Serve in this thread until stopped, binding first if need be; everything is closed afterwards.
+
+        Under a trio strategy it runs `trio.run`.
+
+        Raises:
+            LifecycleError: the server serves already, or is over.
+            OSError: it could not bind; or a listener failed for good, and the state is `FAILED`.
+            KeyboardInterrupt: Ctrl-C came; requests under way were cut, the state is `CLOSED`.
+        """
+        self._serve_here(lambda: None)
+
+    def start(self) -> Self:
+        """Serve in a background thread, binding first if need be; returns once requests are being accepted.
+
+        The thread is a daemon: it does not keep a program alive that forgot to stop the server.
+
+        Returns:
+            The server.
+
+        Raises:
+            LifecycleError: the server serves already, or is over.
+            OSError: it could not bind.
+        """
+        if self.state is State.NEW:
+            self.bind()
+        ready = threading.Event()
+        errors: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                self._serve_here(ready.set)
+            except BaseException as error:  # noqa: BLE001 - it has been reported by then, or is raised below
+                errors.append(error)
+            finally:
+                ready.set()
+
+        thread = threading.Thread(target=serve, name=f"plugsocket {self.urls[0]}", daemon=True)
+        with self._lifecycle.held():
+            if self.state is not State.BOUND:
+                self._lifecycle.move("serve")  # which says what is allowed
+            self._background = thread
+        thread.start()
+        ready.wait()
+        if errors:
+            raise errors[0]
+        return self
+
+    async def serve(self, *, task_status: "trio.TaskStatus[Server]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve inside a trio program until stopped: `server = await nursery.start(server.serve)`.
+
+        Names and paths are resolved in a thread. Cancelling it stops at once: handlers are cancelled, everything is
+        closed.
+
+        Args:
+            task_status: started with the server, once every listener accepts.
+
+        Raises:
+            CompositionError: the strategy is not one for trio.
+            LifecycleError: the server serves already, or is over.
+            OSError: it could not bind, or a listener failed for good.
+        """
+        if not ITrioDriver.providedBy(self._driver):
+            raise CompositionError(f"serve() runs trio tasks, which {self.strategy!r} does not; use Trio(), or start()")
+        driver = cast("TrioDriver", self._driver)
+        if self.state is State.NEW:
+            await trio.to_thread.run_sync(self.bind)
+        with self._serving() as engine:
+            await driver.serve(engine, partial(task_status.started, self), None)
+
+    def run(self, grace: float | None = None) -> StopReport:
+        """Serve in this thread, the main one, until a signal: SIGTERM and SIGINT drain, a second one stops at once.
+
+        Args:
+            grace: seconds that requests under way get; by default the server's.
+
+        Returns:
+            How the stop went.
+
+        Raises:
+            LifecycleError: this is not the main thread, or the server serves already, or is over.
+            OSError: as `serve_forever`.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise LifecycleError(
+                "run() handles signals, which only the main thread can; use serve_forever() or start()"
+            )
+        if self.state is State.NEW:
+            self.bind()
+
+        def on_signal(_number: int, _frame: object) -> None:
+            self.stop(0 if self._engine is not None and self._engine.stopping else grace)
+
+        with _signals_handled(on_signal):
+            if self.state is not State.CLOSED:
+                self.serve_forever()
+        assert self._report is not None, "a server that has served has a report"
+        return self._report
+
+    def handle_request(self, timeout: float | None = None) -> bool:
+        """Serve one request, binding first if need be, and keep the listeners open.
+
+        Args:
+            timeout: seconds to wait for it; `None` for ever.
+
+        Returns:
+            Whether there was one. Under `Sync()` and trio it has been handled; threads and children may be at it still.
+
+        Raises:
+            LifecycleError: the server serves already, or is over.
+            OSError: as `serve_forever`.
+        """
+        before = self._ledger.accepted
+        self._serve_here(lambda: None, math.inf if timeout is None else timeout)
+        return self._ledger.accepted > before
+
+    def _serve_here(self, started: Callable[[], None], one: float | None = None) -> None:
+        if self.state is State.NEW:
+            self.bind()
+        with self._serving() as engine:
+            self._driver.run(engine, started, one)
+
+    @contextmanager
+    def _serving(self) -> Iterator[Engine]:
+        """Be the one who serves; what the driver raises, or that it returns, decides the state afterwards."""
+        with self._lifecycle.held():
+            self._lifecycle.move("serve")
+            self._serving_thread = threading.get_ident()
+        engine = self._engine
+        assert engine is not None, "a server past NEW has an engine"
+        try:
+            yield engine
+        except Exception as error:
+            self._serving_thread = None
+            self._close(engine, error)
+            raise
+        except BaseException:  # Ctrl-C, or cancelled: asked to end from outside
+            self._serving_thread = None
+            self._close(engine, None)
+            raise
+        self._serving_thread = None
+        if engine.stopping:
+            self._close(engine, None)
+        else:
+            engine.paused = False
+            self._lifecycle.move("handled one")
+
+    def pause(self) -> None:
+        """Stop accepting; requests under way go on, new ones wait in the kernel's queue.
+
+        Raises:
+            LifecycleError: the server is not `SERVING`.
+        """
+        self._set_paused(True, "pause")
+
+    def resume(self) -> None:
+        """Accept again.
+
+        Raises:
+            LifecycleError: the server is not `PAUSED`.
+        """
+        self._set_paused(False, "resume")
+
+    def _set_paused(self, paused: bool, event: str) -> None:
+        with self._lifecycle.held():
+            self._lifecycle.move(event)
+            if self._engine is not None:
+                self._engine.paused = paused
+        self._ring()
+
+    # Stopping
+
+    def stop(self, grace: float | None = None) -> StopReport:
+        """Stop: close the listeners, tell the handlers, wait for them, and cut those that take longer.
+
+        Callable in every state, from any thread, from a handler, from a forked child's handler, from a signal handler,
+        and again: a later, shorter grace overrides. In a handler, and in the serving thread, it only asks for the stop
+        and returns at once; elsewhere it returns when the server is closed.
+
+        Args:
+            grace: seconds that requests under way get; by default the server's. 0 cuts them now.
+
+        Returns:
+            How it went; not `finished` where it only asked, or where a handler could not be ended.
+        """
+        grace = self._grace if grace is None else _checked_grace(grace)
+        report = self._ask_to_stop(grace)
+        if report is not None:
+            return report
+        engine = self._engine
+        assert engine is not None, "what is neither NEW nor over has an engine"
+        inline = IInlineStrategy.providedBy(self.strategy)
+        if inline:
+            engine.begin_drain()  # the handler that runs in the loop keeps the loop from doing it
+        if self._is_inside():
+            if inline:
+                start_new_thread(self._enforce, (engine, grace))  # no lock is taken: this may be a signal handler
+            return StopReport(0, (), 0.0, finished=False)
+        self._enforce(engine, grace)
+        if self._background is not None:
+            self._background.join(PATIENCE)
+        return self._report or StopReport(0, engine.cut_peers, time.monotonic() - self._stop_began, finished=False)
+
+    async def stop_async(self, grace: float | None = None) -> StopReport:
+        """As `stop()`, inside a trio program: waits without blocking the other tasks.
+
+        From one of the server's own handlers it only asks. Cancelling it stops the waiting, not the stopping.
+        """
+        await trio.lowlevel.checkpoint()
+        grace = self._grace if grace is None else _checked_grace(grace)
+        report = self._ask_to_stop(grace)
+        if report is None and not self._in_handler():
+            closed, token = trio.Event(), trio.lowlevel.current_trio_token()
+            self._on_closed.append(partial(token.run_sync_soon, closed.set))
+            if self.state not in FINAL:
+                await closed.wait()
+            report = self._report
+        return report or StopReport(0, (), 0.0, finished=False)
+
+    def _ask_to_stop(self, grace: float) -> StopReport | None:
+        """Set the stop in motion; return a report where there is nothing to wait for."""
+        engine = self._engine
+        if engine is not None and engine.control.in_child():
+            engine.control.ring(STOP)
+            return StopReport(0, (), 0.0, finished=False)
+        with self._lifecycle.held():
+            if self.state is State.NEW:
+                self._lifecycle.move("stop")
+                self._report = StopReport(0, (), 0.0)
+                self._end()
+            if self.state in FINAL:
+                return self._report
+            assert engine is not None, "what is neither NEW nor over has an engine"
+            if math.isnan(self._stop_began):
+                self._stop_began = time.monotonic()
+            engine.request_stop(grace)
+            idle = self.state is State.BOUND
+            if idle:
+                self._lifecycle.move("stop")
+        if idle:  # nobody serves, so the drain is ours
+            self._driver.finish(engine)
+            self._close(engine, None)
+            return self._report
+        return None
+
+    def _is_inside(self) -> bool:
+        """Whether waiting for the server here would be waiting for oneself."""
+        return self._serving_thread == threading.get_ident() or self._in_handler()
+
+    def _in_handler(self) -> bool:
+        return current_job.get() in self._ledger.active
+
+    def _enforce(self, engine: Engine, grace: float) -> None:
+        """Wait until the server is closed; cut a handler that runs in the loop, since the loop itself cannot."""
+        if IInlineStrategy.providedBy(self.strategy) and not self._wait_closed(grace):
+            for job in engine.give_up():
+                job.cut()
+            grace = 0.0
+        self._wait_closed(grace + PATIENCE)
+
+    def _wait_closed(self, timeout: float) -> bool:
+        return self._lifecycle.wait_for(lambda: self.state in FINAL, timeout)
+
+    def _begin_drain(self) -> None:
+        with self._lifecycle.held():
+            if self.state in (State.SERVING, State.PAUSED):
+                self._lifecycle.move("stop")
+            if math.isnan(self._stop_began):
+                self._stop_began = time.monotonic()
+
+    def _close(self, engine: Engine, cause: Exception | None) -> None:
+        """Be over: the driver has released everything that it had."""
+        engine.close_listeners()
+        engine.control.announce_closing()
+        engine.control.close()
+        self._begin_drain()
+        cut = engine.cut_peers
+        seconds = time.monotonic() - self._stop_began
+        self._report = StopReport(max(0, engine.busy_at_stop - len(cut)), cut, seconds)
+        self._cause = cause
+        self._lifecycle.move("drained" if cause is None else "fail")
+        if cause is not None:
+            self._events.emit(ServerFailed(cause))
+        self._end()
+
+    def _end(self) -> None:
+        release(self.strategy)
+        while self._on_closed:
+            self._on_closed.pop()()
+
+    def _ring(self) -> None:
+        if self._engine is not None:
+            self._engine.control.ring()
+
+    # Waiting
+
+    def wait(self, *, state: State | None = None, connections: int | None = None, timeout: float | None = None) -> bool:
+        """Block until the server is in a state, or has so many requests under way; woken by events, not by polling.
+
+        Args:
+            state: the state to wait for.
+            connections: the number of requests under way to wait for.
+            timeout: seconds; `None` for ever.
+
+        Returns:
+            Whether it came; `False` also when the server is over, and so it never will.
+        """
+        if (state is None) == (connections is None):
+            raise TypeError("wait() takes one of state= and connections=")
+
+        def reached() -> bool:
+            if state is not None:
+                return self.state is state
+            self._ledger.watched = True
+            return len(self._ledger.active) == connections
+
+        self._lifecycle.wait_for(lambda: reached() or self.state in FINAL, timeout)
+        return reached()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Stop the server, wherever it serves, and close everything."""
+        self.stop()
+
+
+def _construct(cls: Callable[..., object], server: Server, arguments: tuple[Any, Any]) -> None:
+    """Have a request handler class handle a request, which it does when it is constructed."""
+    cls(*arguments, server)
+
+
+def _checked_grace(grace: float) -> float:
+    if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not 0 <= grace < math.inf:
+        raise OptionError(f"grace must be a number of seconds, zero or more, not {grace!r}")
+    return grace
+
+
+@contextmanager
+def _signals_handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle SIGTERM and SIGINT with `handler` for the length of a block."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)

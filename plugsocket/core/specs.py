@@ -1,0 +1,88 @@
+"""Transports and strategies from strings: `tcp://127.0.0.1:9999?backlog=512`, `thread?max_workers=64`."""
+
+from typing import Any, Protocol, Self, cast
+from urllib.parse import parse_qsl, unquote
+
+from plugsocket.core.errors import OptionError
+from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, find
+from plugsocket.core.protocols import Strategy, Transport
+
+
+class TextTransport(Protocol):
+    """What a transport class offers so that strings can name it; `Options` has the second method ready."""
+
+    @staticmethod
+    def parse_location(location: str) -> dict[str, Any]:
+        """Read the part between `://` and `?`, with percent-escapes already replaced.
+
+        Returns:
+            Arguments of the class, by name.
+
+        Raises:
+            OptionError: it is not such a location; the message names it and shows the right form.
+        """
+        ...
+
+    @classmethod
+    def from_text(cls, location: dict[str, Any], texts: dict[str, str]) -> Self:
+        """Make the transport from those arguments and from options as text."""
+        ...
+
+
+def transport(spec: str | Transport) -> Transport:
+    """Make a transport from its string; a transport is returned as it is.
+
+    Args:
+        spec: `SCHEME://LOCATION`, then optionally `?` and options as `name=value`, joined by `&`:
+            `tcp://HOST:PORT`, `udp://HOST:PORT`, `unix://PATH`, `unixgram://PATH`, and those of plug-ins. An IPv6
+            host stands in brackets, a leading `@` makes a path a name of Linux's abstract namespace. A `?`, `%`
+            or `&` that is part of a value is written as its percent-escape.
+
+    Raises:
+        OptionError: the string or one of its options is wrong.
+        PluginError: no transport has that scheme.
+    """
+    if not isinstance(spec, str):
+        return spec
+    scheme, separator, rest = spec.partition("://")
+    if not separator or not scheme:
+        raise OptionError(f"{spec!r} is no endpoint; one looks like 'tcp://127.0.0.1:9999' or 'unix:///run/app.sock'")
+    found = cast("type[TextTransport]", find(TRANSPORTS, scheme, "transport scheme"))
+    if not hasattr(found, "parse_location"):
+        raise OptionError(f"the transport of {scheme!r} cannot be made from a string: it has no parse_location()")
+    location, _, query = rest.partition("?")
+    return cast("Transport", found.from_text(found.parse_location(unquote(location)), _options(spec, query)))
+
+
+def strategy(spec: str | Strategy) -> Strategy:
+    """Make a strategy from its string; a strategy is returned as it is.
+
+    Args:
+        spec: `NAME`, then optionally `?` and options as `name=value`, joined by `&`: `thread?max_workers=64`.
+
+    Raises:
+        OptionError: one of the options is wrong.
+        PluginError: no strategy has that name.
+    """
+    if not isinstance(spec, str):
+        return spec
+    name, _, query = spec.partition("?")
+    found = find(STRATEGIES, name, "strategy")
+    options = _options(spec, query)
+    if not hasattr(found, "from_text"):
+        if options:
+            raise OptionError(f"the strategy {name!r} takes no options as text: it has no from_text()")
+        return cast("Strategy", found())
+    return cast("Strategy", found.from_text({}, options))
+
+
+def _options(spec: str, query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise OptionError(f"{spec!r}: options look like 'name=value&name=value', not {query!r}") from None
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        twice = next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)
+        raise OptionError(f"{spec!r}: option {twice!r} is given twice")
+    return options

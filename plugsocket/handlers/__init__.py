@@ -1,0 +1,34 @@
+"""What to do with a request: the handler classes, and connections and datagrams as handlers see them."""
+
+from plugsocket.core.interfaces import (
+    IAsyncHandler,
+    IDatagramTransport,
+    IRequestHandlerClass,
+    IStreamTransport,
+    ISyncHandler,
+    IView,
+)
+from plugsocket.core.registry import default_registry
+from plugsocket.handlers.builtin import discard as discard
+from plugsocket.handlers.builtin import echo as echo
+from plugsocket.handlers.builtin import upper as upper
+from plugsocket.handlers.classes import BaseRequestHandler as BaseRequestHandler
+from plugsocket.handlers.classes import DatagramRequestHandler as DatagramRequestHandler
+from plugsocket.handlers.classes import StreamRequestHandler as StreamRequestHandler
+from plugsocket.handlers.classes import datagram_arguments, stream_arguments
+from plugsocket.handlers.connection import Connection as Connection
+from plugsocket.handlers.datagram import AsyncDatagram as AsyncDatagram
+from plugsocket.handlers.datagram import Datagram as Datagram
+from plugsocket.handlers.own_loop import own_loop as own_loop
+from plugsocket.handlers.stream import AsyncConnection as AsyncConnection
+
+# What each kind of handler is given by each kind of transport.
+for _factory, _required in (
+    (Connection, (IStreamTransport, ISyncHandler)),
+    (AsyncConnection, (IStreamTransport, IAsyncHandler)),
+    (stream_arguments, (IStreamTransport, IRequestHandlerClass)),
+    (Datagram, (IDatagramTransport, ISyncHandler)),
+    (AsyncDatagram, (IDatagramTransport, IAsyncHandler)),
+    (datagram_arguments, (IDatagramTransport, IRequestHandlerClass)),
+):
+    default_registry.register(_factory, _required, IView)

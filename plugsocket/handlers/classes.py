@@ -1,0 +1,155 @@
+"""Request handler classes, as the documentation of `socketserver` describes them."""
+
+import io
+import socket
+from typing import Any, TypeAlias
+
+from plugsocket.core.protocols import CloseSignal
+from plugsocket.core.requests import DatagramRequest, StreamRequest
+
+Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
+
+
+class BaseRequestHandler:
+    """A class whose instances handle one request each, by being constructed.
+
+    `setup()`, `handle()` and `finish()` run in this order; `finish()` follows every `setup()` that returned, also when
+    `handle()` raises.
+
+    Attributes:
+        request: the connected socket; for datagrams the pair of data and socket. The server closes it afterwards.
+        client_address: the peer's address.
+        server: the server.
+    """
+
+    def __init__(self, request: Any, client_address: Any, server: Any) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+        self._handled = False
+        self.setup()
+        try:
+            self.handle()
+            self._handled = True
+        finally:
+            self.finish()
+
+    def setup(self) -> None:
+        """Prepare; called before `handle()`."""
+
+    def handle(self) -> None:
+        """Do all the work for the request; a subclass does."""
+
+    def finish(self) -> None:
+        """Clean up; called after `handle()`."""
+
+
+class StreamRequestHandler(BaseRequestHandler):
+    """A handler of connections, with a file to read from and one to write to.
+
+    Attributes:
+        rbufsize: the buffer size of `rfile`, as for `socket.makefile`.
+        wbufsize: the buffer size of `wfile`; 0 sends each write at once, and wholly.
+        timeout: seconds that each operation may wait; `None` for ever.
+        disable_nagle_algorithm: whether to set TCP_NODELAY.
+        connection: the connected socket.
+        rfile: where the request is read from.
+        wfile: where the reply is written to.
+    """
+
+    rbufsize = -1
+    wbufsize = 0
+    timeout: float | None = None
+    disable_nagle_algorithm = False
+
+    request: Socket
+    connection: Socket
+    rfile: Any
+    wfile: Any
+
+    def setup(self) -> None:
+        """Make the two files."""
+        self.connection = self.request
+        if self.timeout is not None:
+            self.connection.settimeout(self.timeout)
+        if self.disable_nagle_algorithm:
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.rfile = self.connection.makefile("rb", self.rbufsize)
+        # An unbuffered socket file may write less than it is given; nobody expects that of a reply.
+        self.wfile = (
+            _WholeWriter(self.connection) if self.wbufsize == 0 else self.connection.makefile("wb", self.wbufsize)
+        )
+
+    def finish(self) -> None:
+        """Send what is buffered, unless the peer is gone, and close both files."""
+        try:
+            if not self.wfile.closed:
+                self.wfile.flush()
+        except OSError:
+            pass  # the peer went first, which is its right
+        finally:
+            try:
+                self.wfile.close()
+            except OSError:
+                pass  # closing flushes again, with the same result
+            self.rfile.close()
+
+
+class _WholeWriter(io.BufferedIOBase):
+    """A file that sends all of what each `write()` is given; closing it leaves the socket open."""
+
+    def __init__(self, sock: Socket) -> None:
+        self._socket = sock
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._socket.sendall(data)
+        with memoryview(data) as view:
+            return view.nbytes
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+
+class DatagramRequestHandler(BaseRequestHandler):
+    """A handler of datagrams, with the data to read as a file, and a file whose content is the reply.
+
+    A reply is sent if something was written, and `handle()` returned.
+
+    Attributes:
+        packet: the bytes that came.
+        socket: what to send other datagrams with.
+        rfile: where the packet is read from.
+        wfile: where the reply is written to.
+    """
+
+    packet: bytes
+    socket: Socket
+    rfile: io.BytesIO
+    wfile: io.BytesIO
+
+    def setup(self) -> None:
+        """Make the two files."""
+        self.packet, self.socket = self.request
+        self.rfile = io.BytesIO(self.packet)
+        self.wfile = io.BytesIO()
+
+    def finish(self) -> None:
+        """Send the reply, if there is one."""
+        reply = self.wfile.getvalue()
+        if reply and self._handled:
+            self.socket.sendto(reply, self.client_address)
+
+
+def stream_arguments(request: StreamRequest, closing: CloseSignal) -> tuple[Any, Any]:  # noqa: ARG001 - the form of a view
+    """Make the first two arguments of a request handler class from a connection."""
+    request.payload.setblocking(True)
+    return request.payload, request.peer
+
+
+def datagram_arguments(request: DatagramRequest, closing: CloseSignal) -> tuple[Any, Any]:  # noqa: ARG001 - the form of a view
+    """Make the first two arguments of a request handler class from a datagram."""
+    # The address as the kernel gave it, which is what `sendto` on this socket takes, whatever its family shows.
+    return (request.payload, request.listener.reply_socket), request.raw or request.peer

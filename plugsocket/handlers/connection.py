@@ -1,0 +1,85 @@
+"""A connection as a blocking handler sees it."""
+
+import socket
+from typing import Any
+
+from plugsocket.core.addresses import Address
+from plugsocket.core.protocols import CloseSignal
+from plugsocket.core.requests import StreamRequest
+from plugsocket.handlers.stream import AsyncConnection
+
+
+class Connection:
+    """A connected peer. The server closes it when the handler returns or raises.
+
+    Attributes:
+        socket: the connected socket, in blocking mode; the server owns it.
+        closing: tells that the server is stopping, so that a handler can come to an end by itself.
+    """
+
+    __slots__ = ("_request", "closing", "socket")
+
+    def __init__(self, request: StreamRequest, closing: CloseSignal) -> None:
+        self._request = request
+        self.closing = closing
+        self.socket: socket.socket = request.payload
+        self.socket.setblocking(True)  # on some systems accepted sockets inherit O_NONBLOCK from the listener
+
+    @property
+    def peer(self) -> Address:
+        """The peer's address: what `socket.connect` takes."""
+        return self._request.peer
+
+    @property
+    def local(self) -> Address:
+        """The address at which the peer reached the server."""
+        return self._request.local
+
+    def recv(self, size: int) -> bytes:
+        """Wait for bytes; return at most `size` of them, or `b""` at end of file."""
+        return self.socket.recv(size)
+
+    def recv_exactly(self, size: int) -> bytes:
+        """Wait for exactly `size` bytes.
+
+        Raises:
+            EOFError: the peer ended before that; the message says how many came.
+        """
+        buffer = bytearray()
+        while len(buffer) < size:
+            chunk = self.socket.recv(size - len(buffer))
+            if not chunk:
+                raise EOFError(f"the peer ended after {len(buffer)} of {size} bytes")
+            buffer += chunk
+        return bytes(buffer)
+
+    def sendall(self, data: Any) -> None:
+        """Send every byte of a bytes-like object; after an exception nobody knows how many were sent."""
+        self.socket.sendall(data)
+
+    def send_eof(self) -> None:
+        """Send end of file; receiving goes on."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def makefile(self, mode: str = "rwb", buffering: int | None = None) -> Any:
+        """Return a file object of the connection, as `socket.makefile` does; the caller closes it."""
+        return self.socket.makefile(mode, buffering)  # type: ignore[call-overload]  # mode is any of several literals
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Set how long each of these calls may wait, as `socket.settimeout` does."""
+        self.socket.settimeout(seconds)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for `select`."""
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        """Close the connection before the handler ends. Idempotent."""
+        self._request.close()
+
+    def to_async(self) -> AsyncConnection:
+        """Return the same connection as a trio stream; this object is of no use from then on."""
+        return AsyncConnection(self._request, self.closing)
+
+    def __repr__(self) -> str:
+        return f"<Connection from {self.peer}>"

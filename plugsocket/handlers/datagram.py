@@ -1,0 +1,109 @@
+"""A datagram as handlers see it, blocking and async."""
+
+import socket
+from typing import Any, TypeAlias
+
+import trio
+
+from plugsocket.core.addresses import Address
+from plugsocket.core.errors import ReplyError
+from plugsocket.core.protocols import CloseSignal
+from plugsocket.core.requests import DatagramRequest
+
+Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
+
+
+class _Datagram:
+    """What both colours have in common.
+
+    Attributes:
+        data: the bytes that came.
+        truncated: whether the sender sent more than `data` has.
+        closing: tells that the server is stopping.
+    """
+
+    __slots__ = ("_request", "closing", "data", "truncated")
+
+    def __init__(self, request: DatagramRequest, closing: CloseSignal) -> None:
+        self._request = request
+        self.data: bytes = request.payload
+        self.truncated: bool = request.truncated
+        self.closing = closing
+
+    @property
+    def peer(self) -> Address:
+        """The sender's address; `""` for a Unix client that did not bind its socket."""
+        return self._request.peer
+
+    @property
+    def local(self) -> Address:
+        """The server's address; the wildcard, if it is bound to that."""
+        return self._request.local
+
+    def _destination(self) -> Any:
+        if not self._request.raw:
+            raise ReplyError("the sender has no address to reply to: it did not bind its socket")
+        return self._request.raw
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.data)} bytes from {self.peer}>"
+
+
+class AsyncDatagram(_Datagram):
+    """A datagram, for async handlers."""
+
+    __slots__ = ()
+
+    async def reply(self, data: Any) -> None:
+        """Send a datagram back to the sender, from the address that it wrote to. A checkpoint.
+
+        Args:
+            data: a bytes-like object.
+
+        Raises:
+            ReplyError: the sender has no address.
+            OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
+        """
+        destination, sock = self._destination(), self._request.listener.socket
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            sock.sendto(data, destination)
+        except BlockingIOError:
+            pass
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        while True:
+            await trio.lowlevel.wait_writable(sock)
+            try:
+                sock.sendto(data, destination)
+            except BlockingIOError:
+                continue
+            return
+
+
+class Datagram(_Datagram):
+    """A datagram, for blocking handlers."""
+
+    __slots__ = ()
+
+    @property
+    def socket(self) -> Socket:
+        """The socket that replies leave through; the server owns it."""
+        return self._request.listener.reply_socket
+
+    def reply(self, data: Any) -> None:
+        """Send a datagram back to the sender, from the address that it wrote to; may wait for room in the send buffer.
+
+        Args:
+            data: a bytes-like object.
+
+        Raises:
+            ReplyError: the sender has no address.
+            OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
+        """
+        self.socket.sendto(data, self._destination())
+
+    def to_async(self) -> AsyncDatagram:
+        """Return the same datagram for an async handler."""
+        return AsyncDatagram(self._request, self.closing)

@@ -1,0 +1,172 @@
+"""A connection as an async handler sees it: a trio stream."""
+
+from typing import Any
+
+import trio
+
+from plugsocket.core.addresses import Address
+from plugsocket.core.protocols import CloseSignal
+from plugsocket.core.requests import StreamRequest
+
+RECEIVE_SIZE = 65_536  # bytes asked for when the handler does not say; as trio's streams, which chose it unmeasured
+
+
+class AsyncConnection(trio.abc.HalfCloseableStream):
+    """A connected peer, as a `trio.abc.HalfCloseableStream`: what is written for `trio.serve_tcp` works on it.
+
+    The server closes it when the handler returns or raises. It keeps trio's rules for streams: every call is a
+    checkpoint, a second task that sends or receives meanwhile gets `trio.BusyResourceError`.
+
+    Attributes:
+        closing: tells that the server is stopping, so that a handler can come to an end by itself.
+    """
+
+    def __init__(self, request: StreamRequest, closing: CloseSignal) -> None:
+        self._request = request
+        self._socket = request.payload
+        self._socket.setblocking(False)
+        self._trio_socket: trio.socket.SocketType | None = None
+        self._sending = False
+        self._receiving = False
+        self._sent_eof = False
+        self.closing = closing
+        request.before_close = trio.lowlevel.notify_closing
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The connected socket, as trio has sockets; the server owns it."""
+        if self._trio_socket is None:
+            self._trio_socket = trio.socket.from_stdlib_socket(self._socket)
+        return self._trio_socket
+
+    @property
+    def peer(self) -> Address:
+        """The peer's address: what `socket.connect` takes."""
+        return self._request.peer
+
+    @property
+    def local(self) -> Address:
+        """The address at which the peer reached the server."""
+        return self._request.local
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait for bytes; see `trio.abc.ReceiveStream`.
+
+        Args:
+            max_bytes: at most so many; at least 1.
+
+        Returns:
+            What there is, or `b""` at end of file.
+
+        Raises:
+            trio.BrokenResourceError: the peer reset the connection.
+            trio.ClosedResourceError: it was closed here.
+            trio.BusyResourceError: another task is receiving.
+        """
+        size = RECEIVE_SIZE if max_bytes is None else max_bytes
+        if size < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this connection")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                data = self._socket.recv(size)
+            except BlockingIOError:
+                pass
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+            while True:
+                await trio.lowlevel.wait_readable(self._socket)
+                try:
+                    return self._socket.recv(size)
+                except BlockingIOError:
+                    pass
+        except OSError as error:
+            raise self._translated(error) from error
+        finally:
+            self._receiving = False
+
+    async def send_all(self, data: Any) -> None:
+        """Send every byte of a bytes-like object; see `trio.abc.SendStream`.
+
+        Raises:
+            trio.BrokenResourceError: the peer is gone; some of the bytes may have been sent.
+            trio.ClosedResourceError: it was closed here, or `send_eof()` was called.
+            trio.BusyResourceError: another task is sending.
+        """
+        self._check_sendable()
+        self._sending = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with memoryview(data).cast("B") as view:
+                sent = self._send_now(view) if view else 0
+                if sent == len(view):
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return
+                while sent < len(view):
+                    await trio.lowlevel.wait_writable(self._socket)
+                    sent += self._send_now(view[sent:])
+        except OSError as error:
+            raise self._translated(error) from error
+        finally:
+            self._sending = False
+
+    def _send_now(self, view: memoryview) -> int:
+        try:
+            return self._socket.send(view)
+        except BlockingIOError:
+            return 0
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until sending might not have to wait; see `trio.abc.SendStream`."""
+        self._check_sendable()
+        self._sending = True
+        try:
+            await trio.lowlevel.wait_writable(self._socket)
+        except OSError as error:
+            raise self._translated(error) from error
+        finally:
+            self._sending = False
+
+    async def send_eof(self) -> None:
+        """Send end of file; receiving goes on. Idempotent; see `trio.abc.HalfCloseableStream`."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this connection")
+        await trio.lowlevel.checkpoint()
+        if self._sent_eof:
+            return
+        try:
+            self._socket.shutdown(trio.socket.SHUT_WR)
+        except OSError as error:
+            raise self._translated(error) from error
+        self._sent_eof = True
+
+    async def aclose(self) -> None:
+        """Close the connection before the handler ends. Idempotent; closes even when cancelled."""
+        self._request.close()
+        await trio.lowlevel.checkpoint()
+
+    def setsockopt(self, level: int, option: int, value: Any) -> None:
+        """Set an option of the socket, as `trio.SocketStream` has it."""
+        self._socket.setsockopt(level, option, value)
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> int | bytes:
+        """Ask for an option of the socket, as `trio.SocketStream` has it."""
+        return self._socket.getsockopt(level, option, size) if size else self._socket.getsockopt(level, option)
+
+    def _check_sendable(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this connection")
+        if self._sent_eof:
+            raise trio.ClosedResourceError("end of file was sent already")
+
+    def _translated(self, error: OSError) -> Exception:
+        if self._socket.fileno() < 0:
+            return trio.ClosedResourceError("this connection was closed")
+        return trio.BrokenResourceError(f"connection with {self.peer} is broken: {error}")
+
+    def __repr__(self) -> str:
+        return f"<AsyncConnection from {self.peer}>"

@@ -1,0 +1,9 @@
+"""Where requests come from: one file a transport."""
+
+from plugsocket.transports.base import DatagramListener as DatagramListener
+from plugsocket.transports.base import StreamListener as StreamListener
+from plugsocket.transports.base import open_socket as open_socket
+from plugsocket.transports.tcp import TCP as TCP
+from plugsocket.transports.udp import UDP as UDP
+from plugsocket.transports.unix_datagram import UnixDatagram as UnixDatagram
+from plugsocket.transports.unix_stream import UnixStream as UnixStream

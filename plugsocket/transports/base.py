@@ -1,0 +1,152 @@
+"""What transports have in common: sockets opened whole or not at all, and the two kinds of listener.
+
+A transport for another address family needs little more than `open_socket` and one of the listeners.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Collection
+from typing import Any
+
+from zope.interface import implementer
+
+from plugsocket.core.addresses import Address, address_of
+from plugsocket.core.interfaces import IListener
+from plugsocket.core.requests import DatagramRequest, StreamRequest
+
+SocketOption = tuple[int, int, int]
+"""Arguments of `setsockopt`: level, name, value."""
+
+DEFAULT_BACKLOG = 1024  # of the kernel's queue, which caps it at net.core.somaxconn (listen(2)); picked, not measured
+MAX_DATAGRAM = 65_535  # the largest that the length field of UDP can say (RFC 768)
+PATIENT = 3600.0  # seconds; long enough to behave as blocking, see DatagramListener
+
+
+def open_socket(
+    family: int,
+    kind: int,
+    bind: Callable[[socket.socket], None],
+    what: str,
+    *,
+    proto: int = 0,
+    options: Collection[SocketOption] = (),
+    backlog: int | None = None,
+) -> socket.socket:
+    """Open a socket for a listener: bound, non-blocking, not inherited by other programs.
+
+    Args:
+        family: the address family.
+        kind: `socket.SOCK_STREAM`, `socket.SOCK_DGRAM`, or another type.
+        bind: binds the socket that it is given.
+        what: the endpoint as a string, for the message of an error.
+        proto: the protocol number.
+        options: set before binding.
+        backlog: for stream sockets, the length of the queue of connections that wait to be accepted.
+
+    Returns:
+        The socket; the caller owns it.
+
+    Raises:
+        OSError: it could not be opened; `errno` is the system's, the message names `what`; nothing is left open.
+    """
+    try:
+        sock = socket.socket(family, kind, proto)  # close-on-exec since PEP 446
+        try:
+            sock.setblocking(False)
+            for option in options:
+                sock.setsockopt(*option)
+            bind(sock)
+            if backlog is not None:
+                sock.listen(backlog)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise named(error, what) from error
+    return sock
+
+
+def named(error: OSError, what: str) -> OSError:
+    """Make an error that says which endpoint it is about; class, `errno` and therefore meaning are the same."""
+    return type(error)(error.errno, f"cannot listen on {what}: {error.strerror or error}")
+
+
+class SocketListener:
+    """What the two kinds of socket listener share.
+
+    Args:
+        sock: bound and non-blocking; the listener owns it.
+        on_close: removes what else was made for it; called once, after the socket is closed.
+    """
+
+    def __init__(self, sock: socket.socket, on_close: Callable[[], None] | None = None) -> None:
+        self.socket = sock
+        self._family = sock.family
+        self._address = address_of(sock.family, sock.getsockname())
+        self._on_close = on_close
+        self._pid = os.getpid()
+
+    @property
+    def address(self) -> Address:
+        """Where clients connect to, also after `close()`."""
+        return self._address
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 once closed."""
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket, then remove what else was made for it, unless this is a forked child. Idempotent."""
+        self.socket.close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None and os.getpid() == self._pid:
+            on_close()
+
+
+@implementer(IListener)
+class StreamListener(SocketListener):
+    """A listening socket, whose requests are connections."""
+
+    def accept(self) -> StreamRequest:
+        """Take the next connection; see `IListener`."""
+        sock, raw = self.socket.accept()
+        return StreamRequest(sock, raw, self._family)
+
+
+@implementer(IListener)
+class DatagramListener(SocketListener):
+    """A bound datagram socket, whose requests are messages.
+
+    Args:
+        sock: bound and non-blocking; the listener owns it.
+        on_close: as for every listener.
+        max_datagram: bytes of a message that are kept; of a longer one the rest is lost, and it says so.
+
+    Attributes:
+        reply_socket: a copy of the socket that behaves as a blocking one; the listener owns it.
+    """
+
+    def __init__(
+        self, sock: socket.socket, on_close: Callable[[], None] | None = None, *, max_datagram: int = MAX_DATAGRAM
+    ) -> None:
+        super().__init__(sock, on_close)
+        self._max = max_datagram
+        # The listener's own socket must stay non-blocking, which the system keeps for all copies of it together. A copy
+        # with a long time-out waits all the same, since Python then does the waiting.
+        self.reply_socket = sock.dup()
+        self.reply_socket.settimeout(PATIENT)
+
+    def accept(self) -> DatagramRequest:
+        """Take the next message; see `IListener`."""
+        payload, _, flags, raw = self.socket.recvmsg(self._max)
+        return DatagramRequest(payload, raw, bool(flags & socket.MSG_TRUNC), self, self._family)
+
+    def close(self) -> None:
+        """Close both sockets; see `SocketListener`."""
+        self.reply_socket.close()
+        super().close()
+
+
+def bind_to(address: Any) -> Callable[[socket.socket], None]:
+    """Make a function that binds a socket to the address."""
+    return lambda sock: sock.bind(address)
