@@ -18,8 +18,9 @@ class _Pool:
     jobs: "queue.SimpleQueue[Job | None]" = attrs.field(factory=queue.SimpleQueue)
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     threads: set[threading.Thread] = attrs.field(factory=set)
-    idle: int = 0  # threads that wait for a job, or have one coming to them
+    idle: int = 0  # threads that wait, and that no job has been put in the queue for
     started: int = 0
+    ending: bool = False
 
 
 @attrs.define(eq=False, on_setattr=attrs.setters.frozen)
@@ -35,7 +36,7 @@ class Thread(BlockingStrategy):
     """
 
     max_workers: int = attrs.field(default=64, validator=integer(1))
-    idle_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds())
+    idle_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds)
     _pool: _Pool = attrs.field(factory=_Pool, init=False, repr=False)
 
     name = "thread"
@@ -47,6 +48,7 @@ class Thread(BlockingStrategy):
 
     def open(self, watcher: Watcher) -> None:
         """Get ready to spawn: the first thread starts with the first request."""
+        self._pool.ending = False
 
     def spawn(self, job: Job) -> None:
         """Give the job to an idle thread, or to a new one.
@@ -76,6 +78,8 @@ class Thread(BlockingStrategy):
             while job is not None:
                 job()
                 with pool.lock:
+                    if pool.ending:
+                        return
                     pool.idle += 1
                 job = self._next()
         finally:
@@ -100,6 +104,7 @@ class Thread(BlockingStrategy):
         pool = self._pool
         with pool.lock:
             threads = list(pool.threads)
+            pool.ending = True
             for _ in range(pool.idle):
                 pool.jobs.put(None)
             pool.idle = 0

@@ -76,17 +76,18 @@ def integer(minimum: int, maximum: int | None = None, *, optional: bool = False)
     return validate
 
 
-def seconds(*, optional: bool = False) -> Validator:
-    """Make a validator for a duration: a finite number of seconds that is not negative."""
-    wanted = "a number of seconds, zero or more" + (", or None" if optional else "")
+SECONDS = "a number of seconds, zero or more"
 
-    def validate(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        if optional and value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise wrong(instance, attribute.name, value, wanted)
 
-    return validate
+def is_seconds(value: Any) -> bool:
+    """Whether a value is a duration: a finite number that is not negative."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+def seconds(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    """Validate that an option is a duration."""
+    if not is_seconds(value):
+        raise wrong(instance, attribute.name, value, SECONDS)
 
 
 def flag(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:

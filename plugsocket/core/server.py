@@ -1,12 +1,11 @@
 """The server: a transport, a handler and a strategy, and the calls that move it through its life."""
 
 import math
-import signal
 import threading
 import time
 from _thread import start_new_thread
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, Self, cast
 
@@ -23,8 +22,10 @@ from plugsocket.core.interfaces import IInlineStrategy, IRequestHandlerClass, IS
 from plugsocket.core.job import current_job
 from plugsocket.core.ledger import Ledger, Stats
 from plugsocket.core.lifecycle import FINAL, Lifecycle, State
+from plugsocket.core.options import SECONDS, is_seconds
 from plugsocket.core.protocols import Handler, Strategy, Transport, TrioDriver
 from plugsocket.core.registry import Registry, default_registry
+from plugsocket.core.signals import stop_signals_handled
 
 DEFAULT_GRACE = 10.0  # seconds; below the 30 after which orchestrators commonly kill, picked rather than measured
 PATIENCE = 3.0  # seconds beyond the grace that stop() waits for handlers that were cut, and for the strategy
@@ -262,7 +263,7 @@ class Server:
         def on_signal(_number: int, _frame: object) -> None:
             self.stop(0 if self._engine is not None and self._engine.stopping else grace)
 
-        with _signals_handled(on_signal):
+        with stop_signals_handled(on_signal):
             if self.state is not State.CLOSED:
                 self.serve_forever()
         assert self._report is not None, "a server that has served has a report"
@@ -384,7 +385,8 @@ class Server:
             closed, token = trio.Event(), trio.lowlevel.current_trio_token()
             self._on_closed.append(partial(token.run_sync_soon, closed.set))
             if self.state not in FINAL:
-                await closed.wait()
+                with trio.move_on_after(grace + PATIENCE):
+                    await closed.wait()
             report = self._report
         return report or StopReport(0, (), 0.0, finished=False)
 
@@ -457,7 +459,8 @@ class Server:
     def _end(self) -> None:
         release(self.strategy)
         while self._on_closed:
-            self._on_closed.pop()()
+            with suppress(trio.RunFinishedError):  # whoever waited in a trio program waits no more
+                self._on_closed.pop()()
 
     def _ring(self) -> None:
         if self._engine is not None:
@@ -502,18 +505,6 @@ def _construct(cls: Callable[..., object], server: Server, arguments: tuple[Any,
 
 
 def _checked_grace(grace: float) -> float:
-    if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not 0 <= grace < math.inf:
-        raise OptionError(f"grace must be a number of seconds, zero or more, not {grace!r}")
+    if not is_seconds(grace):
+        raise OptionError(f"grace must be {SECONDS}, not {grace!r}")
     return grace
-
-
-@contextmanager
-def _signals_handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT with `handler` for the length of a block."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, signal.SIG_DFL if previous is None else previous)

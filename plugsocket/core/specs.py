@@ -28,6 +28,15 @@ class TextTransport(Protocol):
         """Make the transport from those arguments and from options as text."""
         ...
 
+    @classmethod
+    def examples(cls, folder: str) -> list[Self]:
+        """Make endpoints to try the transport with, one for each address family: private, and free on this machine.
+
+        Args:
+            folder: an existing folder, for those that need files.
+        """
+        ...
+
 
 def transport(spec: str | Transport) -> Transport:
     """Make a transport from its string; a transport is returned as it is.

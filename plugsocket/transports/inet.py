@@ -2,7 +2,7 @@
 
 import ipaddress
 import socket
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -56,6 +56,11 @@ class InetEndpoint(Options):
         if not (port.isascii() and port.isdecimal()):
             raise OptionError(f"the port of {location!r} must be a whole number from 0 to 65535, not {port!r}")
         return {"host": host[1:-1] if bracketed else host, "port": int(port)}
+
+    @classmethod
+    def examples(cls, folder: str) -> list[Self]:  # noqa: ARG003 - the form of every transport
+        """Make endpoints on the loopback interface; see `TextTransport`."""
+        return [cls("127.0.0.1", 0), cls("::1", 0)]
 
     def resolve(self, kind: int) -> tuple[int, Any]:
         """Find the address to bind to.

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -65,6 +65,11 @@ class UnixEndpoint(Options):
     def parse_location(location: str) -> dict[str, Any]:
         """Read a path; see `TextTransport`."""
         return {"path": location}
+
+    @classmethod
+    def examples(cls, folder: str) -> list[Self]:
+        """Make an endpoint in a folder; see `TextTransport`."""
+        return [cls(os.path.join(folder, f"{cls.scheme}.sock"))]
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.path}"

@@ -1,0 +1,54 @@
+"""What every test has: a count of what it leaves behind; and servers of all kinds, made from what is installed."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.kit import Recorder
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the folder's own
+            found[entry] = os.readlink(f"/proc/self/fd/{entry}")
+    return found
+
+
+def _threads() -> set[threading.Thread]:
+    # trio keeps idle worker threads for ten seconds, under this name.
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("Trio thread")}
+
+
+def _children() -> set[str]:
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that is ending
+            found.update((task / "children").read_text().split())
+    return found
+
+
+def _socket_files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_socket()}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """Count descriptors, threads, children and socket files before and after each test."""
+    descriptors, threads, children = _descriptors(), _threads(), _children()
+    yield
+    assert not _threads() - threads
+    assert not _children() - children
+    assert not _socket_files(tmp_path)
+    left = {number: what for number, what in _descriptors().items() if number not in descriptors}
+    assert not left
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """A subscriber that keeps what it is told."""
+    return Recorder()

@@ -1,0 +1,160 @@
+"""What the tests share: example endpoints and handlers of every kind, clients, and a recorder of events."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import plugsocket
+from plugsocket import (
+    AsyncDatagram,
+    BaseRequestHandler,
+    Datagram,
+    Inet6Address,
+    InetAddress,
+    Server,
+    UnixAddress,
+    own_loop,
+)
+from plugsocket.core.events import Event
+from plugsocket.core.interfaces import IDatagramTransport
+from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, plugins
+
+TIMEOUT = 20.0  # seconds after which something that should have happened did not
+
+
+class Recorder:
+    """A subscriber of events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._came = threading.Condition()
+
+    def __call__(self, event: Event) -> None:
+        with self._came:
+            self.events.append(event)
+            self._came.notify_all()
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def wait_for(self, kind: type, count: int = 1) -> list[Any]:
+        with self._came:
+            assert self._came.wait_for(lambda: len(self.of(kind)) >= count, TIMEOUT), self.events
+        return self.of(kind)
+
+
+# Endpoints and strategies: whatever is installed.
+
+
+@cache
+def transport_classes() -> tuple[Any, ...]:
+    return tuple(plugin.load() for plugin in plugins(TRANSPORTS))
+
+
+@cache
+def strategy_names() -> tuple[str, ...]:
+    return tuple(plugin.name for plugin in plugins(STRATEGIES))
+
+
+def example_ids() -> Iterator[tuple[Any, int]]:
+    """Every example endpoint of every installed transport, as its class and number."""
+    for cls in transport_classes():
+        yield from ((cls, number) for number in range(len(cls.examples("/"))))
+
+
+def example_name(example: tuple[Any, int]) -> str:
+    cls, number = example
+    return f"{cls.scheme}{number or ''}"
+
+
+# Handlers: every kind, of the same behaviour.
+
+
+def answer(data: bytes) -> bytes:
+    if data.startswith(b"raise"):
+        raise RuntimeError(data.decode())
+    return data
+
+
+def function(request: Any) -> None:
+    if isinstance(request, Datagram):
+        request.reply(answer(request.data))
+        return
+    while chunk := request.recv(65_536):
+        request.sendall(answer(chunk))
+
+
+class HandlerClass(BaseRequestHandler):
+    def handle(self) -> None:
+        if isinstance(self.request, tuple):
+            data, sock = self.request
+            sock.sendto(answer(data), self.client_address)
+            return
+        while chunk := self.request.recv(65_536):
+            self.request.sendall(answer(chunk))
+
+
+async def async_function(request: Any) -> None:
+    if isinstance(request, AsyncDatagram):
+        await request.reply(answer(request.data))
+        return
+    async for chunk in request:
+        await request.send_all(answer(chunk))
+
+
+HANDLERS: dict[str, Callable[..., Any]] = {
+    "function": function,
+    "class": HandlerClass,
+    "async": async_function,
+    "own_loop": own_loop(async_function),
+}
+
+
+# Clients
+
+
+def client(server: Server, which: int = 0) -> socket.socket:
+    """A socket that is connected to the server; the caller closes it."""
+    address = server.addresses[which]
+    family = {InetAddress: socket.AF_INET, Inet6Address: socket.AF_INET6, UnixAddress: socket.AF_UNIX}[type(address)]
+    datagrams = IDatagramTransport.providedBy(server.transports[which])
+    sock = socket.socket(family, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)
+    try:
+        sock.settimeout(TIMEOUT)
+        if sock.family == socket.AF_UNIX and sock.type == socket.SOCK_DGRAM:
+            sock.bind("")  # an abstract name of the kernel's choice, so that replies can reach it
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def ask(sock: socket.socket, data: bytes) -> bytes:
+    """Send, and read as many bytes back."""
+    sock.sendall(data)
+    return receive(sock, len(data))
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    if sock.type == socket.SOCK_DGRAM:
+        return sock.recv(65_535)
+    received = bytearray()
+    while len(received) < size and (chunk := sock.recv(65_536)):
+        received += chunk
+    return bytes(received)
+
+
+@contextmanager
+def serving(server: Server, *subscribers: Any) -> Iterator[Server]:
+    """Serve in a background thread, and stop without waiting for clients that the test left open."""
+    for subscriber in subscribers:
+        server.subscribe(subscriber)
+    server.unsubscribe(plugsocket.core.events.log_events)
+    with server:
+        server.start()
+        yield server
+        server.stop(grace=0)

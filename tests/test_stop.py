@@ -1,0 +1,262 @@
+"""stop(): from anywhere, in every state, at once when nothing is under way, and within its grace when something is."""
+
+import os
+import signal
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from plugsocket import Connection, Fork, LifecycleError, Server, State, StopReport, Sync, Thread, Trio
+from tests.kit import TIMEOUT, Recorder, ask, async_function, client, function, serving, strategy_names
+
+ENDPOINT = "tcp://127.0.0.1:0"
+GRACE = 5.0
+
+every_strategy = pytest.mark.parametrize("strategy", strategy_names())
+
+
+def timed(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+@every_strategy
+def test_an_idle_server_stops_in_less_than_five_milliseconds(strategy: str) -> None:
+    seconds = []
+    for _ in range(15):
+        server = Server(ENDPOINT, function, strategy).start()
+        seconds.append(timed(server.stop))
+        assert server.state is State.CLOSED
+    assert statistics.median(seconds) < 0.005
+
+
+@every_strategy
+def test_an_idle_server_does_not_wake_up(strategy: str) -> None:
+    with serving(Server(ENDPOINT, function, strategy)) as server:
+        with client(server) as sock:
+            ask(sock, b"so that it has worked before")
+        server.wait(connections=0, timeout=TIMEOUT)
+        before = voluntary_switches()
+        assert not server.wait(state=State.CLOSED, timeout=1.0)  # in which nothing happens
+        # Each thread of the server may still have been on its way to sleep; a poll of 50 ms would make it 20.
+        assert voluntary_switches() - before <= 2
+
+
+def voluntary_switches() -> int:
+    """How often threads of this process, other than this one, gave up the processor: how often they had been woken."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        if task.name != str(threading.get_native_id()):
+            line = next(line for line in (task / "status").read_text().splitlines() if line.startswith("voluntary"))
+            total += int(line.split()[1])
+    return total
+
+
+@every_strategy
+def test_before_serving(strategy: str) -> None:
+    new = Server(ENDPOINT, function, strategy)
+    assert new.stop() == StopReport(0, (), 0.0)
+    assert new.state is State.CLOSED
+    bound = Server(ENDPOINT, function, strategy)
+    bound.bind()
+    assert bound.stop().finished
+    assert bound.state is State.CLOSED
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(bound.addresses[0])
+
+
+@every_strategy
+def test_twice_and_by_several_at_once(strategy: str) -> None:
+    server = Server(ENDPOINT, function, strategy).start()
+    reports: list[StopReport] = []
+    threads = [threading.Thread(target=lambda: reports.append(server.stop())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert reports == [server.report] * 4
+    assert server.stop() is server.report
+
+
+class StopsItsServer:
+    """A handler that stops its server, and replies that it did."""
+
+    server: Server
+
+    def __call__(self, connection: Connection) -> None:
+        report = self.server.stop()
+        connection.sendall(b"asked" if not report.finished else b"waited")
+
+
+@every_strategy
+def test_from_a_handler(strategy: str) -> None:
+    handler = StopsItsServer()
+    server = handler.server = Server(ENDPOINT, handler, strategy)
+    with serving(server), client(server) as sock:
+        assert sock.recv(100) == b"asked"
+        assert server.wait(state=State.CLOSED, timeout=TIMEOUT)
+        assert server.report is not None
+        assert server.report.cut == ()
+
+
+def test_from_an_async_handler() -> None:
+    async def handle(stream: trio.abc.Stream) -> None:
+        report = await server.stop_async()
+        await stream.send_all(b"asked" if not report.finished else b"waited")
+
+    server = Server(ENDPOINT, handle, Trio())
+    with serving(server), client(server) as sock:
+        assert sock.recv(100) == b"asked"
+        assert server.wait(state=State.CLOSED, timeout=TIMEOUT)
+
+
+@every_strategy
+def test_from_a_signal_handler(strategy: str) -> None:
+    server = Server(ENDPOINT, function, strategy)
+    stopped: list[StopReport] = []
+    previous = signal.signal(signal.SIGUSR1, lambda *_: stopped.append(server.stop()))
+    try:
+        killer = threading.Thread(target=lambda: server.wait(state=State.SERVING) and os.kill(os.getpid(), signal.SIGUSR1))
+        killer.start()
+        server.serve_forever()
+        killer.join(TIMEOUT)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert [report.finished for report in stopped] == [False]
+    assert server.state is State.CLOSED
+
+
+@pytest.mark.parametrize("strategy", ["sync", "thread", "trio"])
+def test_a_signal_handler_ends_a_handler_that_waits(strategy: str) -> None:
+    """With Sync() the handler runs in the very thread that the signal interrupts."""
+    server = Server(ENDPOINT, function, strategy)
+    previous = signal.signal(signal.SIGUSR1, lambda *_: server.stop(grace=0.05))
+
+    def silent_client() -> None:
+        server.wait(state=State.SERVING)
+        with client(server) as sock:
+            server.wait(connections=1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            sock.recv(1)
+
+    thread = threading.Thread(target=silent_client)
+    try:
+        thread.start()
+        server.serve_forever()
+        thread.join(TIMEOUT)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert server.report is not None
+    assert len(server.report.cut) == 1
+
+
+@every_strategy
+def test_new_connections_are_refused_while_requests_end_by_themselves(strategy: str) -> None:
+    with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
+        ask(sock, b"under way")
+        reports: list[StopReport] = []
+        stopper = threading.Thread(target=lambda: reports.append(server.stop(grace=GRACE)))
+        stopper.start()
+        assert server.wait(state=State.DRAINING, timeout=TIMEOUT)
+        assert ask(sock, b"still served") == b"still served"
+        while refused(server) is False:
+            pass  # the listener closes right after the state has changed
+        sock.close()
+        stopper.join(TIMEOUT)
+    assert [(report.completed, report.cut) for report in reports] == [(1, ())]
+    assert reports[0].seconds < GRACE
+
+
+def refused(server: Server) -> bool:
+    try:
+        client(server).close()
+    except OSError:
+        return True
+    return False
+
+
+@every_strategy
+def test_requests_that_take_longer_than_the_grace_are_cut(strategy: str, recorder: Recorder) -> None:
+    with serving(Server(ENDPOINT, function, strategy), recorder) as server, client(server) as sock:
+        ask(sock, b"under way")
+        report = server.stop(grace=0.05)
+        assert report.cut == (sock.getsockname(),)
+        assert report.completed == 0
+        assert 0.05 <= report.seconds < GRACE
+        assert report.finished
+        assert sock.recv(1) == b""
+    assert recorder.events == []
+
+
+@every_strategy
+def test_a_second_stop_shortens_the_grace(strategy: str) -> None:
+    with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
+        ask(sock, b"under way")
+        patient = threading.Thread(target=server.stop, kwargs={"grace": 60})
+        patient.start()
+        assert server.wait(state=State.DRAINING, timeout=TIMEOUT)
+        report = server.stop(grace=0)
+        patient.join(TIMEOUT)
+    assert report.finished
+    assert report.seconds < GRACE
+
+
+@every_strategy
+def test_a_handler_can_see_it_coming(strategy: str) -> None:
+    def handle(connection: Connection) -> None:
+        connection.sendall(b"ready")
+        assert connection.closing.wait(TIMEOUT)
+        connection.sendall(b"bye")
+
+    with serving(Server(ENDPOINT, handle, strategy)) as server, client(server) as sock:
+        assert sock.recv(100) == b"ready"
+        report = server.stop(grace=GRACE)
+        assert sock.recv(100) == b"bye"
+    assert (report.completed, report.cut) == (1, ())
+    assert report.seconds < GRACE
+
+
+@pytest.mark.parametrize("strategy", [Sync(), Thread(), Fork(), Trio()], ids=repr)
+def test_leaving_the_context_stops_a_server_in_the_background(strategy: Any) -> None:
+    with Server(ENDPOINT, function, strategy) as server:
+        server.start()
+    assert server.state is State.CLOSED
+    with pytest.raises(LifecycleError, match="cannot serve a server that is CLOSED; possible: nothing"):
+        server.start()
+
+
+def test_500_silent_clients_get_32_threads_and_the_server_stops() -> None:
+    most = 0
+
+    def handle(connection: Connection) -> None:
+        nonlocal most
+        most = max(most, sum(thread.name.startswith("plugsocket-") for thread in threading.enumerate()))
+        connection.recv(1)
+
+    with serving(Server(ENDPOINT, handle, Thread(max_workers=32))) as server:
+        clients = [client(server) for _ in range(500)]
+        assert server.wait(connections=32, timeout=TIMEOUT)
+        report = server.stop(grace=0.1)
+        for sock in clients:
+            sock.close()
+    assert most == 32
+    assert server.stats.accepted == 32
+    assert len(report.cut) == 32
+    assert report.finished
+    assert report.seconds < GRACE
+
+
+def test_bad_grace() -> None:
+    with pytest.raises(ValueError, match="grace must be a number of seconds, zero or more, not -1"):
+        Server(ENDPOINT, function, grace=-1)
+    server = Server(ENDPOINT, async_function)
+    with pytest.raises(ValueError, match="not 'soon'"):
+        server.stop(grace="soon")  # type: ignore[arg-type]
