@@ -11,7 +11,18 @@ import pytest
 from plugsocket import CompositionError, Server, strategy
 from plugsocket.core.events import HandlerFailed
 from plugsocket.core.interfaces import IBlockingStrategy, IStreamTransport
-from tests.kit import HANDLERS, TIMEOUT, Recorder, ask, client, example_ids, example_name, receive, serving, strategy_names
+from tests.kit import (
+    HANDLERS,
+    TIMEOUT,
+    Recorder,
+    ask,
+    client,
+    example_ids,
+    example_name,
+    receive,
+    serving,
+    strategy_names,
+)
 
 EXAMPLES = list(example_ids())
 CLIENTS = 32
@@ -35,7 +46,9 @@ def endpoint_of(example: tuple[Any, int], folder: Path) -> Any:
 
 def over(examples: list[Any], pairs: list[tuple[str, str]]) -> Any:
     cases = [
-        pytest.param(example, *pair, id="-".join((example_name(example), *pair))) for example in examples for pair in pairs
+        pytest.param(example, *pair, id="-".join((example_name(example), *pair)))
+        for example in examples
+        for pair in pairs
     ]
     return pytest.mark.parametrize(("example", "strategy_name", "handler_name"), cases)
 

@@ -124,7 +124,9 @@ def test_from_a_signal_handler(strategy: str) -> None:
     stopped: list[StopReport] = []
     previous = signal.signal(signal.SIGUSR1, lambda *_: stopped.append(server.stop()))
     try:
-        killer = threading.Thread(target=lambda: server.wait(state=State.SERVING) and os.kill(os.getpid(), signal.SIGUSR1))
+        killer = threading.Thread(
+            target=lambda: server.wait(state=State.SERVING) and os.kill(os.getpid(), signal.SIGUSR1)
+        )
         killer.start()
         server.serve_forever()
         killer.join(TIMEOUT)

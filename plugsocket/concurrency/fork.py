@@ -13,7 +13,7 @@ import attrs
 
 from plugsocket.concurrency.base import BlockingStrategy
 from plugsocket.concurrency.descriptors import drop_sockets
-from plugsocket.core.control import wait_readable
+from plugsocket.core.closing import wait_readable
 from plugsocket.core.errors import ChildDisconnectedError, ChildError, CompositionError
 from plugsocket.core.options import integer
 from plugsocket.core.protocols import Job, Watcher

@@ -46,7 +46,7 @@ class Thread(BlockingStrategy):
         """How many jobs it takes at once."""
         return self.max_workers
 
-    def open(self, watcher: Watcher) -> None:
+    def open(self, watcher: Watcher) -> None:  # noqa: ARG002 - there is nothing to watch
         """Get ready to spawn: the first thread starts with the first request."""
         self._pool.ending = False
 

@@ -8,6 +8,7 @@ import attrs
 import trio
 from zope.interface import implementer
 
+from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.engine import Endpoint, Engine
 from plugsocket.core.interfaces import ITrioDriver, ITrioRunner, ITrioStrategy
 from plugsocket.core.job import Job, current_job, split_ending
@@ -47,12 +48,13 @@ class TaskRunner:
     def __init__(self, handler: HandlerSpec, strategy: Trio) -> None:
         self.capacity = strategy.max_tasks
         self._handle = handler.function
+        self._closing: AsyncCloseSignal | None = None
 
     async def run(self, job: Job) -> None:
         """Take a job to its end; see `ITrioRunner`."""
         current_job.set(job)
         try:
-            await self._handle(job.view())
+            await self._handle(job.view(self._closing_of(job)))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
             failure, ending = split_ending(error)
             job.finish(failure)
@@ -60,6 +62,12 @@ class TaskRunner:
                 raise ending from None
         else:
             job.finish()
+
+    def _closing_of(self, job: Job) -> AsyncCloseSignal:
+        """The close signal, which all tasks of the server share."""
+        if self._closing is None:
+            self._closing = AsyncCloseSignal(job.engine.control.closing)
+        return self._closing
 
 
 @implementer(ITrioRunner)

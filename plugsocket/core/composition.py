@@ -79,7 +79,7 @@ def compose(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | N
     runner = _runner(spec, chosen, registry)
     drivers = [_driver(transport, chosen, registry) for transport in transports]
     if len({choice.chosen.factory for choice in drivers}) > 1:
-        pairs = ", ".join(f"{_name(t)}: {c.chosen.source}" for t, c in zip(transports, drivers, strict=True))
+        pairs = ", ".join(f"{t.scheme}: {c.chosen.source}" for t, c in zip(transports, drivers, strict=True))
         raise CompositionError(f"these transports need different drivers under {chosen!r} ({pairs}); use a server each")
     views = [_view(transport, spec, registry) for transport in transports]
     return Composition(
@@ -89,11 +89,7 @@ def compose(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | N
         cast("Callable[[Strategy], Driver]", drivers[0].chosen.factory),
         cast("Callable[[HandlerSpec, Strategy], Runner]", runner.chosen.factory),
         tuple(cast("View", choice.chosen.factory) for choice in views),
-        (
-            ("runner", runner),
-            *((f"driver of {_name(t)}", c) for t, c in zip(transports, drivers, strict=True)),
-            *((f"view of {_name(t)}", c) for t, c in zip(transports, views, strict=True)),
-        ),
+        (("runner", runner), *_each("driver", transports, drivers), *_each("view", transports, views)),
     )
 
 
@@ -103,6 +99,12 @@ def default_strategy(handler: HandlerSpec, registry: Registry) -> Strategy:
     if choice is None:
         raise CompositionError(f"there is no default strategy for {handler.name}; name one")
     return cast("Strategy", choice.chosen.factory())
+
+
+def _each(what: str, transports: Sequence[Transport], choices: Sequence[Choice]) -> Iterable[tuple[str, Choice]]:
+    """Name the decisions made for each transport, by its scheme where there are several."""
+    for transport, choice in zip(transports, choices, strict=True):
+        yield (what if len(transports) == 1 else f"{what} of {transport.scheme}"), choice
 
 
 def _transports(endpoints: Endpoints) -> tuple[Transport, ...]:
@@ -185,10 +187,6 @@ def _describe(composition: Composition) -> Sequence[str]:
 
 def _kinds(part: Any) -> str:
     return ", ".join(short_name(interface) for interface in providedBy(part).interfaces()) or type(part).__name__
-
-
-def _name(transport: Transport) -> str:
-    return url_of(transport, getattr(transport, "address", ""))
 
 
 def url_of(transport: Transport, address: Any) -> str:

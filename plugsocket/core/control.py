@@ -7,52 +7,13 @@ pipe, since `select` takes nothing but sockets on Windows.
 """
 
 import os
-import select
 import socket
 from collections.abc import Callable
 
-from zope.interface import implementer
-
-from plugsocket.core.interfaces import ICloseSignal
+from plugsocket.core.closing import CloseSignal
 
 WAKE = b"w"
 STOP = b"s"
-
-
-@implementer(ICloseSignal)
-class CloseSignal:
-    """Tells handlers, in whatever thread, child or task, that the server is stopping."""
-
-    def __init__(self, outer: socket.socket) -> None:
-        self._outer = outer
-        self._set = False
-
-    def mark(self) -> None:
-        """Record in this process that the server stops."""
-        self._set = True
-
-    def is_set(self) -> bool:
-        """Return whether the server is stopping; true for good once it was."""
-        return self._set or self.wait(0)
-
-    def fileno(self) -> int:
-        """Return a descriptor that becomes readable when the server stops, for `select`; never read from it."""
-        return self._outer.fileno()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Block until the server stops, at most `timeout` seconds; return what `is_set()` would."""
-        if not self._set and self._outer.fileno() >= 0:
-            self._set = wait_readable(self._outer.fileno(), timeout)
-        return self._set
-
-
-def wait_readable(fileno: int, timeout: float | None) -> bool:
-    """Block until a descriptor is readable, at most `timeout` seconds; return whether it is."""
-    if hasattr(select, "poll"):  # select() itself fails for descriptors above 1023
-        poll = select.poll()
-        poll.register(fileno, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1000))
-    return bool(select.select([fileno], [], [], timeout)[0])
 
 
 class Control:

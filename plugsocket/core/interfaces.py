@@ -227,6 +227,19 @@ class ICloseSignal(Interface):
         """
 
 
+class IAsyncCloseSignal(Interface):
+    """The same for the handlers that are tasks."""
+
+    def is_set() -> bool:
+        """Return whether the server is stopping; true for good once it was."""
+
+    def fileno() -> int:
+        """Return a descriptor that becomes readable when the server stops; never read from it."""
+
+    async def wait() -> None:
+        """Wait until the server stops. A checkpoint; any number of tasks may wait, and be cancelled while they do."""
+
+
 # What composition adapts to.
 
 
@@ -236,8 +249,13 @@ class IView(Interface):
     The adapter is a factory, called once per request as `factory(request, closing)`.
     """
 
-    def __call__(request: IRequest, closing: ICloseSignal) -> Any:
-        """Return what the handler is to be called with; it does not own the request."""
+    def __call__(request: Any, closing: Any) -> Any:
+        """Return what the handler is to be called with; it does not own the request.
+
+        Args:
+            request: an `IRequest` of the kind of transport that the view is registered for.
+            closing: an `ICloseSignal`, or for async handlers an `IAsyncCloseSignal`.
+        """
 
 
 class IRunner(Interface):
@@ -322,6 +340,15 @@ class IServer(Interface):
 
     def stop(grace: float | None = None) -> Any:
         """Stop: listeners first, then the requests under way; returns a `StopReport`."""
+
+    async def stop_async(grace: float | None = None) -> Any:
+        """As `stop()`, inside a trio program."""
+
+    def run(grace: float | None = None) -> Any:
+        """As `serve_forever()`, until SIGTERM or SIGINT; returns a `StopReport`."""
+
+    def handle_request(timeout: float | None = None) -> bool:
+        """Serve one request; returns whether there was one."""
 
     def pause() -> None:
         """Stop accepting; requests under way go on, new ones wait in the kernel's queue."""

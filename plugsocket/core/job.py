@@ -10,7 +10,7 @@ import trio
 from zope.interface import implementer
 
 from plugsocket.core.interfaces import IJob
-from plugsocket.core.protocols import Request, View
+from plugsocket.core.protocols import AsyncCloseSignal, CloseSignal, Request, View
 
 if TYPE_CHECKING:
     from plugsocket.core.engine import Engine
@@ -62,7 +62,7 @@ class Job:
         return None
 
     def _run(self) -> None:
-        result = self.engine.call(self.view())
+        result = self.engine.call(self.view(self.engine.control.closing))
         if inspect.iscoroutine(result):
             result.close()
             raise TypeError(
@@ -70,9 +70,9 @@ class Job:
                 "declare it with zope.interface.directlyProvides(handler, IAsyncHandler)"
             )
 
-    def view(self) -> Any:
-        """Make what the handler is called with."""
-        return self._make_view(self.request, self.engine.control.closing)
+    def view(self, closing: CloseSignal | AsyncCloseSignal) -> Any:
+        """Make what the handler is called with, with a close signal of its colour."""
+        return self._make_view(self.request, closing)
 
     def filenos(self) -> Collection[int]:
         """Return the descriptors that the job needs in another process."""

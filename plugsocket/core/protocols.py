@@ -101,10 +101,18 @@ class CloseSignal(Protocol):
     def wait(self, timeout: float | None = None) -> bool: ...
 
 
+class AsyncCloseSignal(Protocol):
+    """Twin of `IAsyncCloseSignal`."""
+
+    def is_set(self) -> bool: ...
+    def fileno(self) -> int: ...
+    async def wait(self) -> None: ...
+
+
 class View(Protocol):
     """Twin of `IView`."""
 
-    def __call__(self, request: Any, closing: CloseSignal) -> Any: ...
+    def __call__(self, request: Any, closing: Any) -> Any: ...
 
 
 class Runner(Protocol):

@@ -287,6 +287,8 @@ class Server:
         return self._ledger.accepted > before
 
     def _serve_here(self, started: Callable[[], None], one: float | None = None) -> None:
+        if trio.lowlevel.in_trio_task():
+            raise LifecycleError("this would block the trio program that it is called in; use `await server.serve()`")
         if self.state is State.NEW:
             self.bind()
         with self._serving() as engine:

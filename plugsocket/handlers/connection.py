@@ -4,6 +4,7 @@ import socket
 from typing import Any
 
 from plugsocket.core.addresses import Address
+from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.protocols import CloseSignal
 from plugsocket.core.requests import StreamRequest
 from plugsocket.handlers.stream import AsyncConnection
@@ -79,7 +80,7 @@ class Connection:
 
     def to_async(self) -> AsyncConnection:
         """Return the same connection as a trio stream; this object is of no use from then on."""
-        return AsyncConnection(self._request, self.closing)
+        return AsyncConnection(self._request, AsyncCloseSignal(self.closing))
 
     def __repr__(self) -> str:
         return f"<Connection from {self.peer}>"

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import trio
 
 from plugsocket.core.addresses import Address
+from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.errors import ReplyError
 from plugsocket.core.protocols import CloseSignal
 from plugsocket.core.requests import DatagramRequest
@@ -14,21 +15,14 @@ Socket: TypeAlias = socket.socket  # in classes that have a member of the name `
 
 
 class _Datagram:
-    """What both colours have in common.
+    """What both colours have in common."""
 
-    Attributes:
-        data: the bytes that came.
-        truncated: whether the sender sent more than `data` has.
-        closing: tells that the server is stopping.
-    """
+    __slots__ = ("_request", "data", "truncated")
 
-    __slots__ = ("_request", "closing", "data", "truncated")
-
-    def __init__(self, request: DatagramRequest, closing: CloseSignal) -> None:
+    def __init__(self, request: DatagramRequest) -> None:
         self._request = request
         self.data: bytes = request.payload
         self.truncated: bool = request.truncated
-        self.closing = closing
 
     @property
     def peer(self) -> Address:
@@ -50,9 +44,19 @@ class _Datagram:
 
 
 class AsyncDatagram(_Datagram):
-    """A datagram, for async handlers."""
+    """A datagram, for async handlers.
 
-    __slots__ = ()
+    Attributes:
+        data: the bytes that came.
+        truncated: whether the sender sent more than `data` has.
+        closing: tells that the server is stopping.
+    """
+
+    __slots__ = ("closing",)
+
+    def __init__(self, request: DatagramRequest, closing: AsyncCloseSignal) -> None:
+        super().__init__(request)
+        self.closing = closing
 
     async def reply(self, data: Any) -> None:
         """Send a datagram back to the sender, from the address that it wrote to. A checkpoint.
@@ -83,9 +87,19 @@ class AsyncDatagram(_Datagram):
 
 
 class Datagram(_Datagram):
-    """A datagram, for blocking handlers."""
+    """A datagram, for blocking handlers.
 
-    __slots__ = ()
+    Attributes:
+        data: the bytes that came.
+        truncated: whether the sender sent more than `data` has.
+        closing: tells that the server is stopping.
+    """
+
+    __slots__ = ("closing",)
+
+    def __init__(self, request: DatagramRequest, closing: CloseSignal) -> None:
+        super().__init__(request)
+        self.closing = closing
 
     @property
     def socket(self) -> Socket:
@@ -106,4 +120,4 @@ class Datagram(_Datagram):
 
     def to_async(self) -> AsyncDatagram:
         """Return the same datagram for an async handler."""
-        return AsyncDatagram(self._request, self.closing)
+        return AsyncDatagram(self._request, AsyncCloseSignal(self.closing))

@@ -5,7 +5,7 @@ from typing import Any
 import trio
 
 from plugsocket.core.addresses import Address
-from plugsocket.core.protocols import CloseSignal
+from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.requests import StreamRequest
 
 RECEIVE_SIZE = 65_536  # bytes asked for when the handler does not say; as trio's streams, which chose it unmeasured
@@ -21,7 +21,7 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
         closing: tells that the server is stopping, so that a handler can come to an end by itself.
     """
 
-    def __init__(self, request: StreamRequest, closing: CloseSignal) -> None:
+    def __init__(self, request: StreamRequest, closing: AsyncCloseSignal) -> None:
         self._request = request
         self._socket = request.payload
         self._socket.setblocking(False)

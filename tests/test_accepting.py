@@ -1,0 +1,164 @@
+"""What is done about errors of accept: the table, the pauses, and what becomes of the server."""
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+from zope.interface import implementer
+
+from plugsocket import TCP, Server, State, Thread, Trio
+from plugsocket.core.accepting import BACK_OFF, LONGEST_PAUSE, RETRY, AcceptAction, AcceptPolicy, BackOff
+from plugsocket.core.engine import BATCH
+from plugsocket.core.events import AcceptFailed, AcceptRecovered, ServerFailed
+from plugsocket.core.interfaces import IListener, IStreamTransport
+from tests.kit import TIMEOUT, Recorder, ask, async_function, client, function, serving, strategy_names
+
+
+@implementer(IListener)
+class Flaky:
+    """A listener that raises what it is told to before it accepts."""
+
+    def __init__(self, listener: Any, errors: list[int]) -> None:
+        self._listener = listener
+        self._errors = errors
+        self.attempts = 0
+        self.address = listener.address
+        self.fileno: Callable[[], int] = listener.fileno
+        self.close: Callable[[], None] = listener.close
+
+    def accept(self) -> Any:
+        self.attempts += 1
+        if self._errors:
+            number = self._errors.pop(0)
+            raise OSError(number, errno.errorcode[number])
+        return self._listener.accept()
+
+
+@implementer(IStreamTransport)
+@attrs.frozen
+class FlakyTCP:
+    """TCP, but accepting fails with these errors first."""
+
+    errors: list[int]
+    opened: list[Flaky] = attrs.field(factory=list)
+
+    scheme = "flaky"
+
+    def listen(self) -> Flaky:
+        self.opened.append(Flaky(TCP("127.0.0.1", 0).listen(), self.errors))
+        return self.opened[-1]
+
+
+every_strategy = pytest.mark.parametrize("strategy", strategy_names())
+
+
+def test_the_table_is_disjoint_and_the_rest_is_fatal() -> None:
+    classify = AcceptPolicy().classify
+    assert not RETRY & BACK_OFF
+    for number in errno.errorcode:
+        action = classify(OSError(number, ""))
+        expected = (
+            AcceptAction.RETRY
+            if number in RETRY
+            else AcceptAction.BACK_OFF
+            if number in BACK_OFF
+            else AcceptAction.FATAL
+        )
+        assert action is expected
+    for number in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+        assert classify(OSError(number, "")) is AcceptAction.FATAL
+    assert {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR} <= RETRY
+    assert {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM} == BACK_OFF
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    back_off = BackOff()
+    pauses = [back_off.fail(now=100.0) for _ in range(8)]
+    assert pauses[:3] == [0.01, 0.02, 0.04]
+    assert pauses[-1] == LONGEST_PAUSE
+    assert back_off.until == 100.0 + LONGEST_PAUSE
+    assert len(pauses[:5]) + 1 / LONGEST_PAUSE < 20  # failing accepts in the first second
+    back_off.recover()
+    assert not back_off.failing
+    assert back_off.until is None
+
+
+@every_strategy
+def test_errors_of_one_connection_are_passed_over(strategy: str, recorder: Recorder) -> None:
+    transport = FlakyTCP(sorted(RETRY))
+    with serving(Server(transport, function, strategy), recorder) as server, client(server) as sock:
+        assert ask(sock, b"served all the same") == b"served all the same"
+        assert server.stats.accept_errors == len(RETRY)
+    assert recorder.events == []
+
+
+@every_strategy
+def test_running_out_is_waited_out_and_reported_once(strategy: str, recorder: Recorder) -> None:
+    transport = FlakyTCP([errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+    with serving(Server(transport, function, strategy), recorder) as server, client(server) as sock:
+        assert ask(sock, b"served at last") == b"served at last"
+        assert server.stats.accept_errors == 3
+    failed, recovered = recorder.events
+    assert isinstance(failed, AcceptFailed)
+    assert (failed.error.errno, failed.action) == (errno.EMFILE, AcceptAction.BACK_OFF)
+    assert isinstance(recovered, AcceptRecovered)
+    assert recovered.endpoint == failed.endpoint == server.urls[0]
+
+
+@every_strategy
+def test_an_error_that_should_pass_but_does_not_is_no_spin(strategy: str) -> None:
+    transport = FlakyTCP([errno.EPERM] * (2 * BATCH))
+    with serving(Server(transport, function, strategy)) as server, client(server) as sock:
+        assert ask(sock, b"served at last") == b"served at last"
+    assert server.stats.accept_errors == 2 * BATCH
+
+
+@every_strategy
+def test_a_listener_that_is_broken_makes_the_server_fail(strategy: str, recorder: Recorder) -> None:
+    transport = FlakyTCP([errno.EINVAL])
+    server = Server(transport, function, strategy)
+    with serving(server, recorder), socket.create_connection(server.addresses[0]):
+        assert server.wait(state=State.FAILED, timeout=TIMEOUT)
+        assert transport.opened[0].fileno() == -1
+        recorder.wait_for(ServerFailed)
+    assert isinstance(server.cause, OSError)
+    assert server.cause.errno == errno.EINVAL
+    assert [type(event) for event in recorder.events] == [AcceptFailed, ServerFailed]
+    assert server.stop() is server.report
+
+
+@pytest.mark.parametrize("strategy", [Thread(), Trio()], ids=["thread", "trio"])
+def test_serve_forever_raises_what_made_the_server_fail(strategy: Any) -> None:
+    transport = FlakyTCP([errno.ENOTSOCK])
+    server = Server(transport, function, strategy)
+    server.unsubscribe(__import__("plugsocket").core.events.log_events)
+    server.bind()
+    with socket.create_connection(server.addresses[0]), pytest.raises(OSError, match="ENOTSOCK") as caught:
+        server.serve_forever()
+    assert caught.value is server.cause
+    assert server.state is State.FAILED
+
+
+def test_a_second_out_of_descriptors_on_a_mock_clock() -> None:
+    """Fewer than 20 attempts in a second of failing, and served once it is over, without a real second."""
+    transport = FlakyTCP([errno.EMFILE] * 8)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(Server(transport, async_function, Trio()).serve)
+            async with await trio.open_tcp_stream(*server.addresses[0]) as stream:
+                await stream.send_all(b"hello")
+                assert await stream.receive_some() == b"hello"
+            elapsed = trio.current_time() - began
+            assert 1.0 <= elapsed < 1.6
+            await server.stop_async()
+
+    clock = MockClock(autojump_threshold=0)
+    began = clock.current_time()
+    trio.run(main, clock=clock)
+    assert transport.opened[0].attempts < 20
