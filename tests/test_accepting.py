@@ -111,11 +111,13 @@ def test_running_out_is_waited_out_and_reported_once(strategy: str, recorder: Re
 
 
 @every_strategy
-def test_an_error_that_should_pass_but_does_not_is_no_spin(strategy: str) -> None:
+def test_an_error_that_should_pass_but_does_not_is_no_spin(strategy: str, recorder: Recorder) -> None:
     transport = FlakyTCP([errno.EPERM] * (2 * BATCH))
-    with serving(Server(transport, function, strategy)) as server, client(server) as sock:
+    with serving(Server(transport, function, strategy), recorder) as server, client(server) as sock:
         assert ask(sock, b"served at last") == b"served at last"
     assert server.stats.accept_errors == 2 * BATCH
+    assert [type(event) for event in recorder.events] == [AcceptFailed, AcceptRecovered]
+    assert recorder.events[0].action is AcceptAction.RETRY
 
 
 @every_strategy

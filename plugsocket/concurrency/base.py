@@ -13,11 +13,14 @@ class BlockingStrategy(Options):
 
     Attributes:
         name: its name in strings.
-        capacity: how many jobs it takes at once.
     """
 
     name: str
-    capacity: int
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs it takes at once."""
+        raise NotImplementedError
 
     def spawn(self, job: Job) -> None:
         """Have the job run; see `IBlockingStrategy`."""

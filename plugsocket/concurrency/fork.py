@@ -64,7 +64,7 @@ class Fork(BlockingStrategy):
             raise CompositionError("Fork() needs os.fork, which this platform does not have; use Thread()")
 
     @property
-    def capacity(self) -> int:  # type: ignore[override]  # the base leaves open whether it is a constant
+    def capacity(self) -> int:
         """How many jobs it takes at once."""
         return self.max_children
 
@@ -79,6 +79,7 @@ class Fork(BlockingStrategy):
         Raises:
             OSError: the system has no more processes, memory or descriptors (fork(2), pipe(2)).
         """
+        _flush_streams()  # what the child inherits of it, it would bring out a second time
         report, writer = os.pipe()
         try:
             pid = os.fork()
@@ -108,7 +109,8 @@ class Fork(BlockingStrategy):
             else:
                 os.set_blocking(writer, False)
                 os.write(writer, _describe(failure))
-            _flush()
+            _flush_streams()
+            logging.shutdown()
         finally:
             os._exit(code)
 
@@ -167,11 +169,18 @@ def _end_of(pid: int, report: int) -> int:
 
 def _describe(failure: BaseException) -> bytes:
     """Write a failure down for the parent: whether it is a disconnection, a summary, and the traceback's end."""
-    kind = "disconnected" if isinstance(failure, ConnectionError) else "failed"
-    summary = "".join(traceback.format_exception_only(failure)).strip()
-    head = f"{kind}\n{summary.splitlines()[-1]}\n".encode()[: LONGEST_REPORT // 2]
-    trace = "".join(traceback.format_exception(failure)).encode()
+    kind = b"disconnected" if isinstance(failure, ConnectionError) else b"failed"
+    summary = _summary(failure).encode(errors="backslashreplace")[: LONGEST_REPORT // 2]
+    head = kind + b"\n" + summary + b"\n"
+    trace = "".join(traceback.format_exception(failure)).encode(errors="backslashreplace")
     return head + trace[-(LONGEST_REPORT - len(head)) :]
+
+
+def _summary(failure: BaseException) -> str:
+    """Write an exception's class and the first line of its text; notes and further lines are in the traceback."""
+    name = type(failure).__qualname__
+    lines = next(text for text in traceback.format_exception_only(failure) if name in text).splitlines()
+    return next(line for line in lines if name in line)
 
 
 def _told(written: bytes) -> ChildError:
@@ -182,9 +191,8 @@ def _told(written: bytes) -> ChildError:
     return error
 
 
-def _flush() -> None:
-    """Bring out what the handler printed and logged, as the end of an ordinary process does."""
+def _flush_streams() -> None:
+    """Bring out what was printed, as the end of an ordinary process does."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # closed, None, or its reader is gone: nobody is left to tell
             stream.flush()
-    logging.shutdown()

@@ -42,7 +42,7 @@ class Thread(BlockingStrategy):
     name = "thread"
 
     @property
-    def capacity(self) -> int:  # type: ignore[override]  # the base leaves open whether it is a constant
+    def capacity(self) -> int:
         """How many jobs it takes at once."""
         return self.max_workers
 

@@ -111,7 +111,8 @@ class TrioDriver:
 
     def __init__(self, strategy: Trio) -> None:  # noqa: ARG002 - the form of every driver
         self._changed = trio.Event()
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None  # kept, and not raised in its task, so that no group comes around it
+        self._taken = 0
 
     def run(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
         """Serve in a `trio.run` of one's own; see `IDriver`."""
@@ -129,49 +130,56 @@ class TrioDriver:
     async def serve(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
         """Serve in this task; see `ITrioDriver`."""
         engine.clock = trio.current_time
-        try:
-            async with trio.open_nursery() as requests:
-                run = cast("TrioRunner", engine.runner).run
-                engine.spawn = lambda job: requests.start_soon(run, job)
+        async with trio.open_nursery() as requests:
+            run = cast("TrioRunner", engine.runner).run
+            engine.spawn = lambda job: requests.start_soon(run, job)
+            try:
                 await self._accept_all(engine, started, one)
-                if engine.stopping:
-                    engine.begin_drain()
-                    await self._drain(engine)
-                    requests.cancel_scope.cancel()
-        except BaseException:
-            engine.begin_drain()
-            raise
+                await self._until_handled(engine)
+            except BaseException:  # cancelled, or Ctrl-C: there is no grace, and handlers may take their time to end
+                engine.request_stop(0.0)
+                engine.begin_drain()
+                engine.give_up()
+                raise
+            if engine.stopping:
+                engine.begin_drain()
+                await self._drain(engine)
+                requests.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
 
     async def _accept_all(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
         """Accept at every endpoint until told to stop, or until one request came or `one` seconds are over."""
-        try:
-            async with trio.open_nursery() as intake:
-                for endpoint in engine.endpoints:
-                    intake.start_soon(self._accept, engine, endpoint, one is not None, intake.cancel_scope)
-                started()
-                with trio.move_on_after(math.inf if one is None else one):
-                    while not engine.stopping:
-                        await self._listen_to_bell(engine)
-                intake.cancel_scope.cancel()
-        except BaseException:
-            engine.request_stop(0.0)
-            engine.give_up()
-            raise
+        self._taken = 0
+        async with trio.open_nursery() as intake:
+            for endpoint in engine.endpoints:
+                intake.start_soon(self._accept, engine, endpoint, one is not None, intake.cancel_scope)
+            started()
+            with trio.move_on_after(math.inf if one is None else one):
+                while not engine.stopping:
+                    await self._listen_to_bell(engine)
+            intake.cancel_scope.cancel()
 
     async def _accept(self, engine: Engine, endpoint: Endpoint, one: bool, intake: trio.CancelScope) -> None:
         try:
             while True:
                 await self._until_free(engine, endpoint)
-                await trio.lowlevel.wait_readable(endpoint.listener.fileno())
+                # Before waiting, so that what has come already is taken when there is no time to wait.
                 if not one:
                     engine.accept_batch(endpoint)
-                elif intake.cancel_called or engine.accept_batch(endpoint, 1):
+                elif not self._taken:
+                    self._taken = engine.accept_batch(endpoint, 1)
+                if self._taken:
                     intake.cancel()
-        except OSError as error:
+                await trio.lowlevel.wait_readable(endpoint.listener.fileno())
+        except Exception as error:  # noqa: BLE001 - whatever a listener raises, serve() raises
             self._failure = error
             engine.request_stop(engine.grace)
+
+    async def _until_handled(self, engine: Engine) -> None:
+        """Let the one request end, after which there is nothing to serve; or be told to stop."""
+        while not engine.stopping and engine.busy():
+            await self._listen_to_bell(engine)
 
     async def _until_free(self, engine: Engine, endpoint: Endpoint) -> None:
         while (hold_up := engine.hold_up(endpoint)) is not None:
@@ -186,7 +194,9 @@ class TrioDriver:
 
     async def _drain(self, engine: Engine) -> None:
         """Let requests under way end, as long as the grace lasts; record the others as cut."""
-        while engine.busy() and (left := engine.time_left()):
-            with trio.move_on_after(left):
-                await self._listen_to_bell(engine)
-        engine.give_up()
+        try:
+            while engine.busy() and (left := engine.time_left()):
+                with trio.move_on_after(left):
+                    await self._listen_to_bell(engine)
+        finally:
+            engine.give_up()

@@ -142,14 +142,16 @@ class Engine:
             OSError: the listener can give nothing any more.
         """
         taken = 0
-        for _ in range(limit):
-            if self.stopping or self.paused or self._full():
+        failure: OSError | None = None
+        for _ in range(BATCH):
+            if self.stopping or self.paused or taken == limit or self._full():
                 return taken
             try:
                 request = endpoint.listener.accept()
             except BlockingIOError:
                 return taken
             except OSError as error:
+                failure = error
                 if not self._survive(endpoint, error):
                     return taken
                 continue
@@ -157,8 +159,8 @@ class Engine:
             if endpoint.back_off.failing:
                 self._recover(endpoint)
             self._start(endpoint, request)
-        if not taken:  # each of them failed with an error that should have been gone by now
-            endpoint.back_off.fail(self.clock())
+        if not taken and failure is not None:
+            self._back_off(endpoint, failure, AcceptAction.RETRY)  # it should have been gone by now
         return taken
 
     def _full(self) -> bool:
@@ -186,14 +188,18 @@ class Engine:
             return False
         self.ledger.accept_errors += 1
         action = self._policy.classify(error)
-        if action is AcceptAction.RETRY:
-            return True
+        if action is AcceptAction.FATAL:
+            self.events.emit(AcceptFailed(endpoint.url, error, action))
+            raise error
+        if action is AcceptAction.BACK_OFF:
+            self._back_off(endpoint, error, action)
+        return action is AcceptAction.RETRY
+
+    def _back_off(self, endpoint: Endpoint, error: OSError, action: AcceptAction) -> None:
+        """Leave the endpoint alone for a while; report it if it is the first time."""
         if not endpoint.back_off.failing:
             self.events.emit(AcceptFailed(endpoint.url, error, action))
-        if action is AcceptAction.FATAL:
-            raise error
         endpoint.back_off.fail(self.clock())
-        return False
 
     def _recover(self, endpoint: Endpoint) -> None:
         endpoint.back_off.recover()

@@ -43,12 +43,15 @@ class Options:
         Raises:
             OptionError: an option is unknown, or its text is not of its type, or the constructor refuses it.
         """
+        for name in texts:
+            if name in location:
+                raise OptionError(f"{cls.__name__}: {name} is given twice: before the '?', and as an option behind it")
         return cls(**location, **{name: _parse(cls, name, text) for name, text in texts.items()})
 
 
 def option_fields(cls: type) -> "dict[str, attrs.Attribute[Any]]":
-    """The options of a class by name, in the order of its constructor."""
-    return {field.name: field for field in attrs.fields(cls) if field.init}
+    """The options of a class by the names that its constructor takes, in its order."""
+    return {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
 
 
 def check_known(cls: type, name: str) -> None:
@@ -117,10 +120,17 @@ def _flag_from_text(text: str) -> bool:
         raise ValueError(text) from None
 
 
+def whole_number(text: str) -> int:
+    """Read a whole number in ASCII digits, and nothing else that `int` would take; `ValueError` if it is none."""
+    if not (text.isascii() and text.removeprefix("-").isdecimal()):
+        raise ValueError(text)
+    return int(text)
+
+
 # By the option's type: how its text is read, and what the text should have been.
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     bool: (_flag_from_text, "one of 1, true, yes, on, 0, false, no, off"),
-    int: (int, "a whole number"),
+    int: (whole_number, "a whole number"),
     float: (float, "a number"),
     str: (str, "text"),
 }
@@ -129,12 +139,15 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 def _parse(cls: type, name: str, text: str) -> Any:
     check_known(cls, name)
     field = option_fields(cls)[name]
-    kind = typing.get_type_hints(cls)[name]
-    if isinstance(kind, types.UnionType):
+    kind = typing.get_type_hints(cls)[field.name]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         if type(None) in typing.get_args(kind) and text.lower() == "none":
             return None
         kind = next(member for member in typing.get_args(kind) if member is not type(None))
-    read, wanted = field.metadata.get(FROM_TEXT) or _READERS[kind]
+    reader = field.metadata.get(FROM_TEXT) or _READERS.get(kind)
+    if reader is None:
+        raise OptionError(f"{cls.__name__}: {name} cannot be given as text, only as an argument")
+    read, wanted = reader
     try:
         return read(text)
     except ValueError:

@@ -1,7 +1,7 @@
 """Transports and strategies from strings: `tcp://127.0.0.1:9999?backlog=512`, `thread?max_workers=64`."""
 
 from typing import Any, Protocol, Self, cast
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from plugsocket.core.errors import OptionError
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, find
@@ -60,7 +60,7 @@ def transport(spec: str | Transport) -> Transport:
     if not hasattr(found, "parse_location"):
         raise OptionError(f"the transport of {scheme!r} cannot be made from a string: it has no parse_location()")
     location, _, query = rest.partition("?")
-    return cast("Transport", found.from_text(found.parse_location(unquote(location)), _options(spec, query)))
+    return cast("Transport", found.from_text(found.parse_location(_unescape(location)), _options(spec, query)))
 
 
 def strategy(spec: str | Strategy) -> Strategy:
@@ -86,12 +86,22 @@ def strategy(spec: str | Strategy) -> Strategy:
 
 
 def _options(spec: str, query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise OptionError(f"{spec!r}: options look like 'name=value&name=value', not {query!r}") from None
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        twice = next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1)
-        raise OptionError(f"{spec!r}: option {twice!r} is given twice")
+    options: dict[str, str] = {}
+    for pair in query.split("&") if query else ():
+        name, separator, text = map(_unescape, pair.partition("="))
+        if not separator:
+            raise OptionError(f"{spec!r}: options look like 'name=value&name=value', not {query!r}")
+        if name in options:
+            raise OptionError(f"{spec!r}: option {name!r} is given twice")
+        options[name] = text
     return options
+
+
+def escape(location: str) -> str:
+    """Write a location so that a string with it is read as it is meant: with `%` and `?` as percent-escapes."""
+    return location.replace("%", "%25").replace("?", "%3F")
+
+
+def _unescape(text: str) -> str:
+    # Bytes that are no UTF-8 stand in file names as Python has them (os.fsdecode).
+    return unquote(text, errors="surrogateescape")
