@@ -41,7 +41,7 @@ class SelectorDriver:
         if self._selector is not None and fileno in self._selector.get_map():
             self._selector.unregister(fileno)
 
-    def run(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
+    def run(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         """Serve in this thread; see `IDriver`."""
         self._open(engine)
         self._one, self._taken = one is not None, 0
@@ -69,10 +69,9 @@ class SelectorDriver:
     def _loop(self, engine: Engine, deadline: float) -> None:
         while not engine.stopping and not (self._one and self._taken):
             wake_up = min(deadline, self._rearrange(engine))
-            left = wake_up - time.monotonic() if wake_up < math.inf else None
-            if left is not None and left <= 0 and wake_up == deadline:
+            self._turn(max(0.0, wake_up - time.monotonic()) if wake_up < math.inf else None)
+            if time.monotonic() >= deadline:
                 return
-            self._turn(left)
 
     def _turn(self, timeout: float | None) -> None:
         assert self._selector is not None, "the loop runs between open and finish"

@@ -1,5 +1,7 @@
 """The short ways in: one call that composes a server and serves."""
 
+from collections.abc import Callable
+
 import trio
 
 from plugsocket.core.composition import Endpoints, Explanation, compose
@@ -10,13 +12,20 @@ from plugsocket.core.registry import Registry, default_registry
 from plugsocket.core.server import Server
 
 
-def run(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | None = None) -> StopReport:
+def run(
+    endpoints: Endpoints,
+    handler: Handler,
+    strategy: str | Strategy | None = None,
+    *,
+    started: Callable[[Server], object] | None = None,
+) -> StopReport:
     """Serve until a signal: `plugsocket.run("tcp://127.0.0.1:9999", handle)`.
 
     Args:
         endpoints: as for `Server`.
         handler: as for `Server`.
         strategy: as for `Server`.
+        started: as for `Server.run`.
 
     Returns:
         How the stop went.
@@ -25,7 +34,7 @@ def run(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | None 
         PlugsocketError: the parts do not make a server; see `Server`.
         OSError: as `Server.run`.
     """
-    return Server(endpoints, handler, strategy).run()
+    return Server(endpoints, handler, strategy).run(started=started)
 
 
 async def serve(

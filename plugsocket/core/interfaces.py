@@ -285,7 +285,7 @@ class IDriver(Interface):
     adapt to the same one. What the driver works on is a `plugsocket.core.engine.Engine`.
     """
 
-    def run(engine: Any, started: Callable[[], None], one: float | None) -> None:
+    def run(engine: Any, started: Callable[[], object], one: float | None) -> None:
         """Serve in this thread until the engine is told to stop, then drain and release everything.
 
         Args:
@@ -305,7 +305,7 @@ class IDriver(Interface):
 class ITrioDriver(IDriver):
     """A driver that can also run inside a trio program."""
 
-    async def serve(engine: Any, started: Callable[[], None], one: float | None) -> None:
+    async def serve(engine: Any, started: Callable[[], object], one: float | None) -> None:
         """As `run()`, in the calling task; cancelling it cancels the handlers and closes everything."""
 
 

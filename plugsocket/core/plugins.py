@@ -44,10 +44,14 @@ class Plugin:
 def plugins(group: str) -> Iterator[Plugin]:
     """Every plug-in of a group (`TRANSPORTS` or `STRATEGIES`), by name; nothing is loaded."""
     for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
-        distribution = (
-            f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "an unknown distribution"
-        )
-        yield Plugin(entry.name, entry.value, distribution, entry)
+        yield Plugin(entry.name, entry.value, _distribution(entry), entry)
+
+
+def _distribution(entry: EntryPoint) -> str:
+    metadata = entry.dist.metadata if entry.dist is not None else None
+    if not metadata:  # what an interrupted uninstallation leaves
+        return "an unknown distribution"
+    return f"{metadata['Name']} {metadata['Version']}"
 
 
 def find(group: str, name: str, what: str) -> Any:

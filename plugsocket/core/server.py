@@ -180,7 +180,7 @@ class Server:
             OSError: it could not bind; or a listener failed for good, and the state is `FAILED`.
             KeyboardInterrupt: Ctrl-C came; requests under way were cut, the state is `CLOSED`.
         """
-        self._serve_here(lambda: None)
+        self._serve_here(_nothing)
 
     def start(self) -> Self:
         """Serve in a background thread, binding first if need be; returns once requests are being accepted.
@@ -240,11 +240,12 @@ class Server:
         with self._serving() as engine:
             await driver.serve(engine, partial(task_status.started, self), None)
 
-    def run(self, grace: float | None = None) -> StopReport:
+    def run(self, grace: float | None = None, *, started: "Callable[[Server], object] | None" = None) -> StopReport:
         """Serve in this thread, the main one, until a signal: SIGTERM and SIGINT drain, a second one stops at once.
 
         Args:
             grace: seconds that requests under way get; by default the server's.
+            started: called with the server once requests are being accepted, and signals handled.
 
         Returns:
             How the stop went.
@@ -257,16 +258,21 @@ class Server:
             raise LifecycleError(
                 "run() handles signals, which only the main thread can; use serve_forever() or start()"
             )
-        if self.state is State.NEW:
-            self.bind()
+        asked = False
 
         def on_signal(_number: int, _frame: object) -> None:
-            self.stop(0 if self._engine is not None and self._engine.stopping else grace)
+            nonlocal asked
+            self.stop(0 if asked else grace)
+            asked = True
 
         with stop_signals_handled(on_signal):
-            if self.state is not State.CLOSED:
-                self.serve_forever()
-        assert self._report is not None, "a server that has served has a report"
+            try:
+                self._serve_here(partial(started, self) if started is not None else _nothing)
+            except LifecycleError:
+                if not asked:
+                    raise
+                # The signal came while it was binding, and there was nothing to serve any more.
+        assert self._report is not None, "a server that is over has a report"
         return self._report
 
     def handle_request(self, timeout: float | None = None) -> bool:
@@ -283,10 +289,10 @@ class Server:
             OSError: as `serve_forever`.
         """
         before = self._ledger.accepted
-        self._serve_here(lambda: None, math.inf if timeout is None else timeout)
+        self._serve_here(_nothing, math.inf if timeout is None else timeout)
         return self._ledger.accepted > before
 
-    def _serve_here(self, started: Callable[[], None], one: float | None = None) -> None:
+    def _serve_here(self, started: Callable[[], object], one: float | None = None) -> None:
         if trio.lowlevel.in_trio_task():
             raise LifecycleError("this would block the trio program that it is called in; use `await server.serve()`")
         if self.state is State.NEW:
@@ -499,6 +505,10 @@ class Server:
     def __exit__(self, *_exception: object) -> None:
         """Stop the server, wherever it serves, and close everything."""
         self.stop()
+
+
+def _nothing() -> None:
+    """What is called when nobody asked to be told."""
 
 
 def _construct(cls: Callable[..., object], server: Server, arguments: tuple[Any, Any]) -> None:

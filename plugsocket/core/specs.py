@@ -3,7 +3,7 @@
 from typing import Any, Protocol, Self, cast
 from urllib.parse import unquote
 
-from plugsocket.core.errors import OptionError
+from plugsocket.core.errors import OptionError, PluginError
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, find
 from plugsocket.core.protocols import Strategy, Transport
 
@@ -71,7 +71,7 @@ def strategy(spec: str | Strategy) -> Strategy:
 
     Raises:
         OptionError: one of the options is wrong.
-        PluginError: no strategy has that name.
+        PluginError: no strategy has that name, or what has it is none.
     """
     if not isinstance(spec, str):
         return spec
@@ -81,6 +81,8 @@ def strategy(spec: str | Strategy) -> Strategy:
     if not hasattr(found, "from_text"):
         if options:
             raise OptionError(f"the strategy {name!r} takes no options as text: it has no from_text()")
+        if not callable(found):
+            raise PluginError(f"the plug-in of {name!r} is no strategy: {found!r}")
         return cast("Strategy", found())
     return cast("Strategy", found.from_text({}, options))
 
