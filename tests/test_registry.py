@@ -150,7 +150,7 @@ def test_misses_say_what_does_not_fit_and_what_would() -> None:
 def test_a_refusal_can_be_overridden() -> None:
     registry = Registry("mine", bases=(default_registry,))
     registry.register(lambda handler, strategy: f"no {handler.name} here", (IAsyncHandler, IBlockingStrategy), IRefusal)
-    with pytest.raises(CompositionError, match="^no async_function here$"):
+    with pytest.raises(CompositionError, match=r"^no async_function here$"):
         Server(ENDPOINT, async_function, Sync(), registry=registry)
 
 

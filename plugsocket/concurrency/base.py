@@ -13,14 +13,11 @@ class BlockingStrategy(Options):
 
     Attributes:
         name: its name in strings.
+        capacity: how many jobs it takes at once.
     """
 
     name: str
-
-    @property
-    def capacity(self) -> int:
-        """How many jobs it takes at once."""
-        raise NotImplementedError
+    capacity: int
 
     def spawn(self, job: Job) -> None:
         """Have the job run; see `IBlockingStrategy`."""

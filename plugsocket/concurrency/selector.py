@@ -86,11 +86,20 @@ class SelectorDriver:
             if hold_up is not None and hold_up < math.inf:
                 look_again = min(look_again, time.monotonic() + hold_up)
             if hold_up is None and endpoint not in self._watched:
-                self._watched[endpoint] = endpoint.listener.fileno()
-                self.watch(self._watched[endpoint], partial(self._accept, engine, endpoint))
+                self._watch_endpoint(engine, endpoint)
             elif hold_up is not None and endpoint in self._watched:
                 self.unwatch(self._watched.pop(endpoint))
         return look_again
+
+    def _watch_endpoint(self, engine: Engine, endpoint: Endpoint) -> None:
+        descriptor = endpoint.listener.fileno()
+        try:
+            self.watch(descriptor, partial(self._accept, engine, endpoint))
+        except (OSError, ValueError):
+            if not engine.stopping:  # else it was closed this moment, by who stops the server
+                raise
+        else:
+            self._watched[endpoint] = descriptor
 
     def _accept(self, engine: Engine, endpoint: Endpoint) -> None:
         if not self._one:

@@ -18,7 +18,7 @@ class _Pool:
     jobs: "queue.SimpleQueue[Job | None]" = attrs.field(factory=queue.SimpleQueue)
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     threads: set[threading.Thread] = attrs.field(factory=set)
-    idle: int = 0  # threads that wait, and that no job has been put in the queue for
+    idle: int = 0  # threads that wait for a job, less the jobs that wait for a thread
     started: int = 0
     ending: bool = False
 
@@ -37,14 +37,12 @@ class Thread(BlockingStrategy):
 
     max_workers: int = attrs.field(default=64, validator=integer(1))
     idle_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds)
+    capacity: int = attrs.field(
+        default=attrs.Factory(lambda self: self.max_workers, takes_self=True), init=False, repr=False
+    )
     _pool: _Pool = attrs.field(factory=_Pool, init=False, repr=False)
 
     name = "thread"
-
-    @property
-    def capacity(self) -> int:
-        """How many jobs it takes at once."""
-        return self.max_workers
 
     def open(self, watcher: Watcher) -> None:  # noqa: ARG002 - there is nothing to watch
         """Get ready to spawn: the first thread starts with the first request."""
@@ -58,7 +56,8 @@ class Thread(BlockingStrategy):
         """
         pool = self._pool
         with pool.lock:
-            if pool.idle:
+            # At the cap without an idle thread, one has just given its slot back, and is about to look for a job.
+            if pool.idle > 0 or len(pool.threads) == self.max_workers:
                 pool.idle -= 1
                 pool.jobs.put(job)
                 return
@@ -73,29 +72,26 @@ class Thread(BlockingStrategy):
             raise
 
     def _work(self, job: Job | None) -> None:
-        pool = self._pool
-        try:
-            while job is not None:
-                job()
-                with pool.lock:
-                    if pool.ending:
-                        return
-                    pool.idle += 1
-                job = self._next()
-        finally:
-            with pool.lock:
-                pool.threads.discard(threading.current_thread())
+        while job is not None:
+            job()
+            job = self._next()
 
     def _next(self) -> Job | None:
-        """Wait for a job; `None` when there was none for `idle_timeout` seconds, or the pool ends."""
+        """Wait for a job; `None`, and out of the pool, when there was none for `idle_timeout` seconds, or it ends."""
         pool = self._pool
+        with pool.lock:
+            if pool.ending and pool.idle >= 0:
+                pool.threads.discard(threading.current_thread())
+                return None
+            pool.idle += 1
         while True:
             try:
                 return pool.jobs.get(timeout=self.idle_timeout)
             except queue.Empty:
                 with pool.lock:
-                    if pool.idle:
+                    if pool.idle > 0:
                         pool.idle -= 1
+                        pool.threads.discard(threading.current_thread())
                         return None
                 # Somebody has just counted on this thread: its job is on the way.
 
@@ -105,10 +101,12 @@ class Thread(BlockingStrategy):
         with pool.lock:
             threads = list(pool.threads)
             pool.ending = True
-            for _ in range(pool.idle):
+            while pool.idle > 0:
+                pool.idle -= 1
                 pool.jobs.put(None)
-            pool.idle = 0
         deadline = time.monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+        with pool.lock:
+            pool.threads.difference_update(thread for thread in threads if not thread.is_alive())
+            return not pool.threads

@@ -19,6 +19,7 @@ from plugsocket.core.interfaces import (
 from plugsocket.core.kinds import HandlerSpec, inspect_handler
 from plugsocket.core.protocols import Driver, Handler, Runner, Strategy, Transport, View
 from plugsocket.core.registry import Choice, Registry, short_name
+from plugsocket.core.specs import escape
 from plugsocket.core.specs import strategy as make_strategy
 from plugsocket.core.specs import transport as make_transport
 
@@ -108,13 +109,9 @@ def _each(what: str, transports: Sequence[Transport], choices: Sequence[Choice])
 
 
 def _transports(endpoints: Endpoints) -> tuple[Transport, ...]:
-    if isinstance(endpoints, str) or ITransport.providedBy(endpoints):
-        endpoints = [cast("str | Transport", endpoints)]
-    try:
-        given = list(cast("Iterable[str | Transport]", endpoints))
-    except TypeError:
-        given = [cast("Any", endpoints)]
-    transports = tuple(make_transport(each) for each in given)
+    one = isinstance(endpoints, str | bytes) or ITransport.providedBy(endpoints) or not isinstance(endpoints, Iterable)
+    given = [endpoints] if one else endpoints
+    transports = tuple(make_transport(each) for each in cast("Iterable[str | Transport]", given))
     if not transports:
         raise CompositionError("a server needs at least one transport")
     for each in transports:
@@ -191,7 +188,7 @@ def _kinds(part: Any) -> str:
 
 def url_of(transport: Transport, address: Any) -> str:
     """Write an endpoint as a string: its scheme, and an address of it."""
-    return f"{transport.scheme}://{display(address)}"
+    return f"{transport.scheme}://{escape(display(address))}"
 
 
 def is_datagram(transport: Transport) -> bool:

@@ -58,7 +58,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         `"; did you mean 'x'?"` when one is close, else `"; known: a, b, c"`.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    lowered = {known_name.lower(): known_name for known_name in names}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {lowered[close[0]]!r}?"
     return f"; known: {', '.join(names) or 'none'}"

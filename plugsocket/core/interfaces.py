@@ -110,7 +110,8 @@ class IJob(Interface):
             Whether the handler returned without an exception.
 
         Raises:
-            KeyboardInterrupt: as the only exception that is passed on; the request is closed all the same.
+            KeyboardInterrupt: in the main thread; the request is closed all the same.
+            trio.Cancelled: in a worker thread of trio, likewise. Nothing else is passed on.
         """
 
     def filenos() -> Collection[int]:

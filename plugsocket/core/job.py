@@ -41,11 +41,11 @@ class Job:
         current_job.set(self)
         try:
             self._run()
-        except BaseException as error:
-            if is_interrupt(error):
-                self.finish()
-                raise
-            self.finish(error)
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
+            failure, ending = split_ending(error)
+            self.finish(failure)
+            if ending is not None:
+                raise ending from None
             return False
         self.finish()
         return True

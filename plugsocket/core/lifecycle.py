@@ -2,6 +2,7 @@
 
 import enum
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -43,17 +44,45 @@ FINAL = frozenset({State.CLOSED, State.FAILED})
 class Lifecycle:
     """A state that moves only as `TRANSITIONS` allows, and that threads can wait on.
 
-    The lock is re-entrant, so that a signal handler may ask and move while it interrupts code that does.
+    A signal handler may interrupt a thread in the middle of a decision about the state, and want to decide as well. A
+    lock cannot keep the two apart, since they are one thread; so what the handler wants is deferred until the decision
+    is made (`deferred`).
     """
 
     def __init__(self) -> None:
         self._state = State.NEW
         self._changed = threading.Condition(threading.RLock())
+        self._decider: int | None = None
+        self._later: deque[Callable[[], object]] = deque()
 
     @property
     def state(self) -> State:
         """The state now."""
         return self._state
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the state as it is for the length of a block, for a decision that rests on it. Blocks may be nested."""
+        with self._changed:
+            outer, self._decider = self._decider, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._decider = outer
+        if outer is None:
+            while self._later:
+                self._later.popleft()()
+
+    def deferred(self, call: Callable[[], object]) -> bool:
+        """Have a call made later, if this thread was interrupted while it holds the state.
+
+        Returns:
+            Whether it will be; if not, the caller can go on.
+        """
+        if self._decider != threading.get_ident():
+            return False
+        self._later.append(call)
+        return True
 
     def move(self, event: str) -> State:
         """Make a move.
@@ -64,7 +93,7 @@ class Lifecycle:
         Raises:
             LifecycleError: the table has no such move from the present state; the state is unchanged.
         """
-        with self._changed:
+        with self.held():
             after = TRANSITIONS.get((self._state, event))
             if after is None:
                 allowed = [name for state, name in TRANSITIONS if state is self._state]
@@ -74,12 +103,6 @@ class Lifecycle:
             self._state = after
             self._changed.notify_all()
             return after
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the state as it is for the length of a block, for a decision that rests on it."""
-        with self._changed:
-            yield
 
     def touch(self) -> None:
         """Have everybody who waits look again: something beside the state that they may wait for has changed."""

@@ -41,11 +41,14 @@ class Options:
             The same as the constructor would give for these values.
 
         Raises:
-            OptionError: an option is unknown, or its text is not of its type, or the constructor refuses it.
+            OptionError: an option is unknown or missing, or its text is not of its type, or the constructor refuses it.
         """
         for name in texts:
             if name in location:
                 raise OptionError(f"{cls.__name__}: {name} is given twice: before the '?', and as an option behind it")
+        for name, field in option_fields(cls).items():
+            if field.default is attrs.NOTHING and name not in location and name not in texts:
+                raise OptionError(f"{cls.__name__} needs the option {name!r}, which the string does not give")
         return cls(**location, **{name: _parse(cls, name, text) for name, text in texts.items()})
 
 

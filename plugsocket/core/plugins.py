@@ -35,7 +35,7 @@ class Plugin:
         """
         try:
             return self._entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"plug-in {self.name!r} of {self.distribution} ({self.source}) does not load: {error!r}"
             ) from error

@@ -10,6 +10,8 @@ from plugsocket.core.addresses import Address, address_of
 from plugsocket.core.interfaces import IRequest
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
+AncillaryData: TypeAlias = tuple[int, int, bytes]
+"""As `sendmsg` takes it: level, type, data."""
 
 
 @implementer(IRequest)
@@ -85,6 +87,15 @@ class DatagramSender(Protocol):
         """A copy of the socket that behaves as a blocking one; the listener owns it."""
         ...
 
+    @property
+    def address(self) -> Address:
+        """Where the datagram came in."""
+        ...
+
+    def release(self, request: Any) -> None:
+        """Take note that the request needs the sockets no more. Idempotent, callable from any thread."""
+        ...
+
 
 @implementer(IRequest)
 class DatagramRequest:
@@ -96,16 +107,27 @@ class DatagramRequest:
         truncated: whether the end of it is missing.
         listener: where it came in, and where a reply leaves from.
         family: the address family.
+        source: ancillary data with which a reply leaves from the address that the sender wrote to; empty where the
+            socket is bound to one address, and so sees to it by itself.
     """
 
-    __slots__ = ("_family", "listener", "payload", "raw", "truncated")
+    __slots__ = ("_family", "_source", "listener", "payload", "raw", "truncated")
 
-    def __init__(self, payload: bytes, raw: Any, truncated: bool, listener: DatagramSender, family: int) -> None:
+    def __init__(
+        self,
+        payload: bytes,
+        raw: Any,
+        truncated: bool,
+        listener: DatagramSender,
+        family: int,
+        source: Collection[AncillaryData] = (),
+    ) -> None:
         self.payload = payload
         self.raw = raw
         self.truncated = truncated
         self.listener = listener
         self._family = family
+        self._source = source
 
     @property
     def peer(self) -> Address:
@@ -115,17 +137,26 @@ class DatagramRequest:
     @property
     def local(self) -> Address:
         """The address of the listener."""
-        return address_of(self._family, self.listener.socket.getsockname())
+        return self.listener.address
+
+    def send(self, sock: Socket, data: Any) -> None:
+        """Send a datagram to the sender, through one of the listener's sockets."""
+        if self._source:
+            sock.sendmsg([data], self._source, 0, self.raw)
+        else:
+            sock.sendto(data, self.raw)
 
     def filenos(self) -> Collection[int]:
         """Return the descriptors that a reply leaves through."""
         return (self.listener.socket.fileno(), self.listener.reply_socket.fileno())
 
     def cut(self) -> None:
-        """Nothing to do: nobody waits for more of a datagram."""
+        """Give up the way back: nobody waits for more of a datagram, but a reply may wait."""
+        self.listener.release(self)
 
     def close(self) -> None:
-        """Nothing to do: the socket is the listener's."""
+        """Give up the way back: the sockets are the listener's, which keeps them for its requests."""
+        self.listener.release(self)
 
     def disown(self) -> None:
         """Nothing to do: the socket is the listener's."""

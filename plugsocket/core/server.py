@@ -28,6 +28,7 @@ from plugsocket.core.registry import Registry, default_registry
 from plugsocket.core.signals import stop_signals_handled
 
 DEFAULT_GRACE = 10.0  # seconds; below the 30 after which orchestrators commonly kill, picked rather than measured
+ASKED = StopReport(0, (), 0.0, finished=False)
 PATIENCE = 3.0  # seconds beyond the grace that stop() waits for handlers that were cut, and for the strategy
 
 
@@ -74,6 +75,7 @@ class Server:
         self._stop_began = math.nan
         self._cause: BaseException | None = None
         self._report: StopReport | None = None
+        self._inline = IInlineStrategy.providedBy(self._composition.strategy)
         claim(self._composition.strategy, self)
 
     # What it is
@@ -164,8 +166,8 @@ class Server:
                 endpoints, runner, call, handler.name, self._ledger, self._events, self._grace, self._begin_drain
             )
             undo.callback(engine.control.close)
-            self._lifecycle.move("bind")
             self._engine = engine
+            self._lifecycle.move("bind")
             undo.pop_all()
 
     # Serving
@@ -311,19 +313,19 @@ class Server:
         try:
             yield engine
         except Exception as error:
-            self._serving_thread = None
             self._close(engine, error)
             raise
         except BaseException:  # Ctrl-C, or cancelled: asked to end from outside
-            self._serving_thread = None
             self._close(engine, None)
             raise
-        self._serving_thread = None
-        if engine.stopping:
-            self._close(engine, None)
-        else:
-            engine.paused = False
-            self._lifecycle.move("handled one")
+        with self._lifecycle.held():
+            if not engine.stopping:
+                engine.paused = False
+                self._lifecycle.move("handled one")
+                self._serving_thread = None
+                return
+        self._driver.finish(engine)
+        self._close(engine, None)
 
     def pause(self) -> None:
         """Stop accepting; requests under way go on, new ones wait in the kernel's queue.
@@ -364,22 +366,19 @@ class Server:
             How it went; not `finished` where it only asked, or where a handler could not be ended.
         """
         grace = self._grace if grace is None else _checked_grace(grace)
+        if self._lifecycle.deferred(partial(self.stop, grace)):
+            return ASKED
         report = self._ask_to_stop(grace)
         if report is not None:
             return report
-        engine = self._engine
-        assert engine is not None, "what is neither NEW nor over has an engine"
-        inline = IInlineStrategy.providedBy(self.strategy)
-        if inline:
-            engine.begin_drain()  # the handler that runs in the loop keeps the loop from doing it
         if self._is_inside():
-            if inline:
-                start_new_thread(self._enforce, (engine, grace))  # no lock is taken: this may be a signal handler
-            return StopReport(0, (), 0.0, finished=False)
-        self._enforce(engine, grace)
+            self._enforce_elsewhere(grace)
+            return ASKED
+        self._enforce(grace)
         if self._background is not None:
             self._background.join(PATIENCE)
-        return self._report or StopReport(0, engine.cut_peers, time.monotonic() - self._stop_began, finished=False)
+        cut = self._engine.cut_peers if self._engine is not None else ()
+        return self._report or StopReport(0, cut, time.monotonic() - self._stop_began, finished=False)
 
     async def stop_async(self, grace: float | None = None) -> StopReport:
         """As `stop()`, inside a trio program: waits without blocking the other tasks.
@@ -389,21 +388,23 @@ class Server:
         await trio.lowlevel.checkpoint()
         grace = self._grace if grace is None else _checked_grace(grace)
         report = self._ask_to_stop(grace)
-        if report is None and not self._in_handler():
+        if report is not None:
+            return report
+        self._enforce_elsewhere(grace)
+        if not self._in_handler():
             closed, token = trio.Event(), trio.lowlevel.current_trio_token()
             self._on_closed.append(partial(token.run_sync_soon, closed.set))
             if self.state not in FINAL:
                 with trio.move_on_after(grace + PATIENCE):
                     await closed.wait()
-            report = self._report
-        return report or StopReport(0, (), 0.0, finished=False)
+        return self._report or ASKED
 
     def _ask_to_stop(self, grace: float) -> StopReport | None:
         """Set the stop in motion; return a report where there is nothing to wait for."""
         engine = self._engine
         if engine is not None and engine.control.in_child():
             engine.control.ring(STOP)
-            return StopReport(0, (), 0.0, finished=False)
+            return ASKED
         with self._lifecycle.held():
             if self.state is State.NEW:
                 self._lifecycle.move("stop")
@@ -418,10 +419,13 @@ class Server:
             idle = self.state is State.BOUND
             if idle:
                 self._lifecycle.move("stop")
+                self._serving_thread = threading.get_ident()
         if idle:  # nobody serves, so the drain is ours
             self._driver.finish(engine)
             self._close(engine, None)
             return self._report
+        if self._inline:
+            engine.begin_drain()  # the handler that runs in the loop keeps the loop from doing it
         return None
 
     def _is_inside(self) -> bool:
@@ -431,13 +435,18 @@ class Server:
     def _in_handler(self) -> bool:
         return current_job.get() in self._ledger.active
 
-    def _enforce(self, engine: Engine, grace: float) -> None:
+    def _enforce(self, grace: float) -> None:
         """Wait until the server is closed; cut a handler that runs in the loop, since the loop itself cannot."""
-        if IInlineStrategy.providedBy(self.strategy) and not self._wait_closed(grace):
-            for job in engine.give_up():
+        if self._inline and self._engine is not None and not self._wait_closed(grace):
+            for job in self._engine.give_up():
                 job.cut()
             grace = 0.0
         self._wait_closed(grace + PATIENCE)
+
+    def _enforce_elsewhere(self, grace: float) -> None:
+        """See to the end of a handler that runs in the loop, for a caller who does not wait for it."""
+        if self._inline:
+            start_new_thread(self._enforce, (grace,))  # takes no lock: the caller may be a signal handler
 
     def _wait_closed(self, timeout: float) -> bool:
         return self._lifecycle.wait_for(lambda: self.state in FINAL, timeout)
@@ -465,6 +474,7 @@ class Server:
         self._end()
 
     def _end(self) -> None:
+        self._serving_thread = None
         release(self.strategy)
         while self._on_closed:
             with suppress(trio.RunFinishedError):  # whoever waited in a trio program waits no more

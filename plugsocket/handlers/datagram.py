@@ -34,10 +34,10 @@ class _Datagram:
         """The server's address; the wildcard, if it is bound to that."""
         return self._request.local
 
-    def _destination(self) -> Any:
+    def _send(self, sock: Socket, data: Any) -> None:
         if not self._request.raw:
             raise ReplyError("the sender has no address to reply to: it did not bind its socket")
-        return self._request.raw
+        self._request.send(sock, data)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.data)} bytes from {self.peer}>"
@@ -68,10 +68,10 @@ class AsyncDatagram(_Datagram):
             ReplyError: the sender has no address.
             OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
         """
-        destination, sock = self._destination(), self._request.listener.socket
+        sock = self._request.listener.socket
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            sock.sendto(data, destination)
+            self._send(sock, data)
         except BlockingIOError:
             pass
         else:
@@ -80,7 +80,7 @@ class AsyncDatagram(_Datagram):
         while True:
             await trio.lowlevel.wait_writable(sock)
             try:
-                sock.sendto(data, destination)
+                self._send(sock, data)
             except BlockingIOError:
                 continue
             return
@@ -116,7 +116,7 @@ class Datagram(_Datagram):
             ReplyError: the sender has no address.
             OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
         """
-        self.socket.sendto(data, self._destination())
+        self._send(self.socket, data)
 
     def to_async(self) -> AsyncDatagram:
         """Return the same datagram for an async handler."""

@@ -1,7 +1,10 @@
 """Where requests come from: one file a transport."""
 
 from plugsocket.transports.base import DatagramListener as DatagramListener
+from plugsocket.transports.base import DatagramTransport as DatagramTransport
 from plugsocket.transports.base import StreamListener as StreamListener
+from plugsocket.transports.base import StreamTransport as StreamTransport
+from plugsocket.transports.base import bind_to as bind_to
 from plugsocket.transports.base import open_socket as open_socket
 from plugsocket.transports.tcp import TCP as TCP
 from plugsocket.transports.udp import UDP as UDP

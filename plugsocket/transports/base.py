@@ -3,6 +3,7 @@
 A transport for another address family needs little more than `open_socket` and one of the listeners.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Collection
@@ -10,15 +11,17 @@ from typing import Any
 
 from zope.interface import implementer
 
-from plugsocket.core.addresses import Address, address_of
-from plugsocket.core.interfaces import IListener
-from plugsocket.core.requests import DatagramRequest, StreamRequest
+from plugsocket.core.addresses import Address, address_of, display
+from plugsocket.core.interfaces import IDatagramTransport, IListener, IStreamTransport
+from plugsocket.core.options import Options
+from plugsocket.core.requests import AncillaryData, DatagramRequest, StreamRequest
 
 SocketOption = tuple[int, int, int]
 """Arguments of `setsockopt`: level, name, value."""
 
 DEFAULT_BACKLOG = 1024  # of the kernel's queue, which caps it at net.core.somaxconn (listen(2)); picked, not measured
 MAX_DATAGRAM = 65_535  # the largest that the length field of UDP can say (RFC 768)
+ANCILLARY = 256  # bytes for the ancillary data of one message; a packet's information takes 40 (ip(7), ipv6(7))
 PATIENT = 3600.0  # seconds; long enough to behave as blocking, see DatagramListener
 
 
@@ -76,7 +79,8 @@ class SocketListener:
 
     Args:
         sock: bound and non-blocking; the listener owns it.
-        on_close: removes what else was made for it; called once, after the socket is closed.
+        on_close: removes what else was made for it; called once, while the socket is still open: until then nobody
+            else can have taken its place, nor the number of its file.
     """
 
     def __init__(self, sock: socket.socket, on_close: Callable[[], None] | None = None) -> None:
@@ -96,8 +100,13 @@ class SocketListener:
         return self.socket.fileno()
 
     def close(self) -> None:
-        """Close the socket, then remove what else was made for it, unless this is a forked child. Idempotent."""
-        self.socket.close()
+        """Remove what else was made for it, unless this is a forked child, and close the socket. Idempotent."""
+        try:
+            self._clean_up()
+        finally:
+            self.socket.close()
+
+    def _clean_up(self) -> None:
         on_close, self._on_close = self._on_close, None
         if on_close is not None and os.getpid() == self._pid:
             on_close()
@@ -117,34 +126,104 @@ class StreamListener(SocketListener):
 class DatagramListener(SocketListener):
     """A bound datagram socket, whose requests are messages.
 
+    Requests that are under way when it is closed can still be answered: the sockets close with the last of them.
+
     Args:
         sock: bound and non-blocking; the listener owns it.
         on_close: as for every listener.
         max_datagram: bytes of a message that are kept; of a longer one the rest is lost, and it says so.
+        source_of: for a socket that receives for several addresses: makes, of the ancillary data of a message, those
+            with which a reply leaves from the address that was written to.
 
     Attributes:
         reply_socket: a copy of the socket that behaves as a blocking one; the listener owns it.
     """
 
     def __init__(
-        self, sock: socket.socket, on_close: Callable[[], None] | None = None, *, max_datagram: int = MAX_DATAGRAM
+        self,
+        sock: socket.socket,
+        on_close: Callable[[], None] | None = None,
+        *,
+        max_datagram: int = MAX_DATAGRAM,
+        source_of: Callable[[list[AncillaryData]], Collection[AncillaryData]] | None = None,
     ) -> None:
         super().__init__(sock, on_close)
         self._max = max_datagram
+        self._source_of = source_of
+        self._ancillary = ANCILLARY if source_of is not None else 0
+        self._closed = False
+        self._answerable: set[DatagramRequest] = set()
         # The listener's own socket must stay non-blocking, which the system keeps for all copies of it together. A copy
         # with a long time-out waits all the same, since Python then does the waiting.
-        self.reply_socket = sock.dup()
+        try:
+            self.reply_socket = sock.dup()
+        except OSError as error:
+            super().close()
+            raise named(error, display(self.address)) from error
         self.reply_socket.settimeout(PATIENT)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 once closed."""
+        return -1 if self._closed else super().fileno()
 
     def accept(self) -> DatagramRequest:
         """Take the next message; see `IListener`."""
-        payload, _, flags, raw = self.socket.recvmsg(self._max)
-        return DatagramRequest(payload, raw, bool(flags & socket.MSG_TRUNC), self, self._family)
+        if self._closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        payload, ancillary, flags, raw = self.socket.recvmsg(self._max, self._ancillary)
+        source = self._source_of(ancillary) if self._source_of is not None else ()
+        request = DatagramRequest(payload, raw, bool(flags & socket.MSG_TRUNC), self, self._family, source)
+        self._answerable.add(request)
+        return request
+
+    def release(self, request: DatagramRequest) -> None:
+        """Take note that the request needs the sockets no more; the last one closes them if the listener is closed."""
+        self._answerable.discard(request)
+        if self._closed and not self._answerable:
+            self._close_sockets()
 
     def close(self) -> None:
-        """Close both sockets; see `SocketListener`."""
+        """Take no more messages; the sockets are closed, now or with the last request; see `SocketListener`."""
+        self._closed = True
+        try:
+            self._clean_up()
+        finally:
+            if not self._answerable:
+                self._close_sockets()
+
+    def _close_sockets(self) -> None:
         self.reply_socket.close()
-        super().close()
+        self.socket.close()
+
+
+@implementer(IStreamTransport)
+class StreamTransport(Options):
+    """A base for transports of connections: write `scheme` and `listen()`.
+
+    Attributes:
+        scheme: the name before `://` in endpoint strings.
+    """
+
+    scheme: str
+
+    def listen(self) -> StreamListener:
+        """Open the endpoint; see `ITransport`."""
+        raise NotImplementedError
+
+
+@implementer(IDatagramTransport)
+class DatagramTransport(Options):
+    """A base for transports of single messages: write `scheme` and `listen()`.
+
+    Attributes:
+        scheme: the name before `://` in endpoint strings.
+    """
+
+    scheme: str
+
+    def listen(self) -> DatagramListener:
+        """Open the endpoint; see `ITransport`."""
+        raise NotImplementedError
 
 
 def bind_to(address: Any) -> Callable[[socket.socket], None]:

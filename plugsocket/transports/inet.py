@@ -7,10 +7,17 @@ from typing import Any, Self
 import attrs
 
 from plugsocket.core.errors import OptionError
-from plugsocket.core.options import Options, flag, integer, text, wrong
+from plugsocket.core.options import Options, flag, integer, text, whole_number, wrong
+from plugsocket.core.specs import escape
 from plugsocket.transports.base import SocketOption
 
 PORT = integer(0, 65_535)
+
+
+def _host(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    text(instance, attribute, value)
+    if "\0" in value:  # where the resolver would take it to end
+        raise wrong(instance, attribute.name, value, "a name or an address without NUL")
 
 
 def _supported(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
@@ -35,7 +42,7 @@ class InetEndpoint(Options):
             machine's default does not matter (IPV6_V6ONLY, ipv6(7)).
     """
 
-    host: str = attrs.field(validator=text)
+    host: str = attrs.field(validator=_host)
     port: int = attrs.field(validator=PORT)
     reuse_port: bool = attrs.field(default=False, kw_only=True, validator=_supported)
     dual_stack: bool = attrs.field(default=False, kw_only=True, validator=flag)
@@ -44,7 +51,10 @@ class InetEndpoint(Options):
 
     def __attrs_post_init__(self) -> None:
         if self.dual_stack and _is_ipv4(self.host):
-            raise wrong(self, "dual_stack", True, f"False for the IPv4 address {self.host!r}; '::' or '' take both")
+            raise OptionError(
+                f"{type(self).__name__}: dual_stack needs an address of IPv6, which {self.host!r} is not; "
+                "'::' and '' take both families"
+            )
 
     @staticmethod
     def parse_location(location: str) -> dict[str, Any]:
@@ -53,9 +63,13 @@ class InetEndpoint(Options):
         bracketed = host.startswith("[") and host.endswith("]")
         if not separator or (":" in host and not bracketed):
             raise OptionError(f"{location!r} is no HOST:PORT; examples: 127.0.0.1:9999, localhost:0, [::1]:9999, :9999")
-        if not (port.isascii() and port.isdecimal()):
-            raise OptionError(f"the port of {location!r} must be a whole number from 0 to 65535, not {port!r}")
-        return {"host": host[1:-1] if bracketed else host, "port": int(port)}
+        try:
+            number = whole_number(port)
+        except ValueError:
+            raise OptionError(
+                f"the port of {location!r} must be a whole number from 0 to 65535, not {port!r}"
+            ) from None
+        return {"host": host[1:-1] if bracketed else host, "port": number}
 
     @classmethod
     def examples(cls, folder: str) -> list[Self]:  # noqa: ARG003 - the form of every transport
@@ -83,6 +97,10 @@ class InetEndpoint(Options):
             raise socket.gaierror(
                 error.errno, f"cannot resolve host {self.host!r} of {self}: {error.strerror}"
             ) from error
+        except UnicodeError as error:  # a part of it is empty, or too long (RFC 3490)
+            raise socket.gaierror(
+                socket.EAI_NONAME, f"cannot resolve host {self.host!r} of {self}: no name can be written like that"
+            ) from error
         return found[0][0], found[0][4]
 
     def socket_options(self, family: int) -> list[SocketOption]:
@@ -94,7 +112,7 @@ class InetEndpoint(Options):
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{escape(host)}:{self.port}"
 
 
 def _is_ipv4(host: str) -> bool:

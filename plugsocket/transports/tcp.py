@@ -4,17 +4,21 @@ import socket
 import sys
 
 import attrs
-from zope.interface import implementer
 
-from plugsocket.core.interfaces import IStreamTransport
 from plugsocket.core.options import flag, integer
-from plugsocket.transports.base import DEFAULT_BACKLOG, SocketOption, StreamListener, bind_to, open_socket
+from plugsocket.transports.base import (
+    DEFAULT_BACKLOG,
+    SocketOption,
+    StreamListener,
+    StreamTransport,
+    bind_to,
+    open_socket,
+)
 from plugsocket.transports.inet import InetEndpoint
 
 
-@implementer(IStreamTransport)
 @attrs.frozen
-class TCP(InetEndpoint):
+class TCP(InetEndpoint, StreamTransport):
     """TCP: `TCP("127.0.0.1", 9999)`, or `"tcp://127.0.0.1:9999"`.
 
     A port in TIME_WAIT can be bound again at once, one that another server listens on cannot: SO_REUSEADDR does that on

@@ -13,7 +13,8 @@ from typing import Any, Self
 import attrs
 
 from plugsocket.core.errors import OptionError
-from plugsocket.core.options import OCTAL, Options, integer, path_text, text, wrong
+from plugsocket.core.options import OCTAL, Options, path_text, text, wrong
+from plugsocket.core.specs import escape
 from plugsocket.transports.base import open_socket
 
 if sys.platform != "win32":
@@ -21,6 +22,8 @@ if sys.platform != "win32":
 
 # sockaddr_un has 108 bytes for the path on Linux (unix(7)) and 104 elsewhere; a path is ended by a NUL, a name is not.
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
+
+PERMISSIONS = 0o777
 
 LOCK_TRIES = 100
 LOCK_PAUSE = 0.01  # seconds; one second in all, for a lock that other servers hold for microseconds
@@ -33,12 +36,32 @@ def _usable(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> Non
     if not value or value == "@":
         raise wrong(instance, attribute.name, value, "a path, or '@' and a name")
     if "\0" in value:
-        raise wrong(instance, attribute.name, value, "without NUL; an abstract name begins with '@'")
-    if value.startswith("@") and sys.platform != "linux":
+        raise wrong(instance, attribute.name, value, "a path without NUL (an abstract name begins with '@')")
+    abstract = value.startswith("@")
+    if abstract and sys.platform != "linux":
         raise OptionError(f"{type(instance).__name__}: abstract names such as {value!r} are a feature of Linux")
-    size = len(os.fsencode(value))
-    if size > LONGEST_PATH:
-        raise wrong(instance, attribute.name, value, f"at most {LONGEST_PATH} bytes (unix(7)); this one has {size}:")
+    try:
+        size = len(os.fsencode(value))
+    except UnicodeEncodeError:
+        raise wrong(instance, attribute.name, value, "a path that can be encoded") from None
+    longest = LONGEST_PATH + abstract
+    if size > longest:
+        raise OptionError(
+            f"{type(instance).__name__}: path must be at most {longest} bytes long (unix(7)), "
+            f"not {size} as {value!r} is"
+        )
+
+
+def _permissions(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if value is None:
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value & ~PERMISSIONS:  # which also says that it is not negative
+        octal = f" ({value:#o})" if whole else ""
+        raise OptionError(
+            f"{type(instance).__name__}: {attribute.name} must be permission bits from 0 to 0o777, or None, "
+            f"not {value!r}{octal}"
+        )
 
 
 @attrs.frozen
@@ -51,15 +74,15 @@ class UnixEndpoint(Options):
     """
 
     path: str = attrs.field(converter=path_text, validator=_usable)
-    mode: int | None = attrs.field(
-        default=None, kw_only=True, validator=integer(0, 0o777, optional=True), metadata=OCTAL
-    )
+    mode: int | None = attrs.field(default=None, kw_only=True, validator=_permissions, metadata=OCTAL)
 
     scheme = ""
 
     def __attrs_post_init__(self) -> None:
         if self.mode is not None and self.path.startswith("@"):
-            raise wrong(self, "mode", oct(self.mode), "None for an abstract name, which has no file:")
+            raise OptionError(
+                f"{type(self).__name__}: mode {self.mode:#o} needs a file, and the abstract name {self.path!r} has none"
+            )
 
     @staticmethod
     def parse_location(location: str) -> dict[str, Any]:
@@ -72,7 +95,7 @@ class UnixEndpoint(Options):
         return [cls(os.path.join(folder, f"{cls.scheme}.sock"))]
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.path}"
+        return f"{self.scheme}://{escape(self.path)}"
 
     def open(self, kind: int, backlog: int | None) -> tuple[socket.socket, Callable[[], None] | None]:
         """Bind, in place of a dead server's socket if one is in the way.
@@ -100,16 +123,16 @@ class UnixEndpoint(Options):
             if self.mode is not None:
                 os.chmod(self.path, self.mode)  # what the umask took away
 
-        try:
-            with _directory_locked(self.path):
+        with _directory_locked(self.path):
+            try:
                 return open_socket(socket.AF_UNIX, kind, bind, str(self), backlog=backlog), made[0]
-        except BaseException:
-            for remove in made:
-                remove()
-            raise
+            except BaseException:
+                for remove in made:
+                    remove()
+                raise
 
     def _bind(self, sock: socket.socket) -> None:
-        if self.mode is not None:
+        if self.mode is not None and sys.platform == "linux":
             # Linux makes the file with the socket's mode, so that it never has wider permissions than it should.
             os.fchmod(sock.fileno(), self.mode)
         try:
@@ -117,8 +140,9 @@ class UnixEndpoint(Options):
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            _check_dead(self.path, sock.type)
-            os.unlink(self.path)
+            with suppress(FileNotFoundError):  # its server has just removed it
+                _check_dead(self.path, sock.type)
+                os.unlink(self.path)
             sock.bind(self.path)
 
 
@@ -135,7 +159,8 @@ def _check_dead(path: str, kind: int) -> None:
         except BlockingIOError:
             pass  # a live server with a full queue
         except OSError as error:
-            if error.errno != errno.EPROTOTYPE:  # a live server of another type
+            # A live server of another type, or one that takes datagrams from one peer only.
+            if error.errno not in (errno.EPROTOTYPE, errno.EPERM):
                 raise
     raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: a live server answers at the path")
 
@@ -157,17 +182,28 @@ def _directory_locked(path: str) -> Iterator[None]:
         return
     try:
         for _ in range(LOCK_TRIES):
-            with suppress(BlockingIOError):
+            try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            time.sleep(LOCK_PAUSE)  # else somebody else uses the lock for something; the race is only a risk
+            except BlockingIOError:
+                time.sleep(
+                    LOCK_PAUSE
+                )  # after the last one somebody uses the lock for something else: the race is a risk
+            except OSError:
+                break  # a file system without locks: the same
         yield
     finally:
+        # Closing is not enough: a child that another thread forks meanwhile has a copy of the descriptor.
+        with suppress(OSError):
+            fcntl.flock(directory, fcntl.LOCK_UN)
         os.close(directory)
 
 
 def _remover(path: str) -> Callable[[], None]:
-    """Make a function that removes the socket file if it is still the one that is there now."""
+    """Make a function that removes the socket file if it is still the one that is there now.
+
+    It needs no lock when it is called before the socket is closed: nobody replaces the file of a live one.
+    """
     mine = os.lstat(path)
 
     def remove() -> None:

@@ -3,17 +3,14 @@
 import socket
 
 import attrs
-from zope.interface import implementer
 
-from plugsocket.core.interfaces import IDatagramTransport
 from plugsocket.core.options import integer
-from plugsocket.transports.base import MAX_DATAGRAM, DatagramListener
+from plugsocket.transports.base import MAX_DATAGRAM, DatagramListener, DatagramTransport
 from plugsocket.transports.unix import UnixEndpoint
 
 
-@implementer(IDatagramTransport)
 @attrs.frozen
-class UnixDatagram(UnixEndpoint):
+class UnixDatagram(UnixEndpoint, DatagramTransport):
     """Unix datagram sockets: `UnixDatagram("/run/log.sock")`, or `"unixgram:///run/log.sock"`.
 
     Files are replaced and removed as `UnixStream` does it. A client that did not bind its socket has no address, and

@@ -3,17 +3,14 @@
 import socket
 
 import attrs
-from zope.interface import implementer
 
-from plugsocket.core.interfaces import IStreamTransport
 from plugsocket.core.options import integer
-from plugsocket.transports.base import DEFAULT_BACKLOG, StreamListener
+from plugsocket.transports.base import DEFAULT_BACKLOG, StreamListener, StreamTransport
 from plugsocket.transports.unix import UnixEndpoint
 
 
-@implementer(IStreamTransport)
 @attrs.frozen
-class UnixStream(UnixEndpoint):
+class UnixStream(UnixEndpoint, StreamTransport):
     """Unix stream sockets: `UnixStream("/run/app.sock")`, or `"unix:///run/app.sock"`.
 
     The socket of a dead server at the path is replaced; a live server's, and a file that is no socket, never. When the

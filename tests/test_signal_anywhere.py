@@ -1,0 +1,82 @@
+"""A signal between any two lines that the serving thread runs: the server ends, soon and well."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import plugsocket
+from plugsocket import Server, State
+from tests.kit import function, strategy_names
+
+PACKAGE = str(Path(plugsocket.__file__).parent)
+SOON = 1.0  # seconds; a server that waits for itself takes its grace, which is longer
+
+
+class Interruption:
+    """Raises SIGTERM before the n-th line of plugsocket that this thread runs."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self.where = ""
+
+    def __call__(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "call":
+            # Not in the signal handler itself: Python runs it for the second signal once more, not inside the first.
+            inside = frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_name != "on_signal"
+            return self if inside else None
+        if event == "line" and not self.where:
+            self._left -= 1
+            if self._left == 0:
+                self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+                signal.raise_signal(signal.SIGTERM)
+        return self
+
+
+@pytest.fixture
+def harmless() -> Iterator[None]:
+    """A signal that comes when the server is over, and its handlers are removed, does nothing."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, previous)
+
+
+def run_interrupted(strategy: str, number: int) -> tuple[str, str]:
+    """Serve; interrupt at the n-th line, and once the server accepts. Return where, and what went wrong."""
+    server = Server("tcp://127.0.0.1:0", function, strategy, grace=2 * SOON)
+    interruption = Interruption(number)
+    before, began = sys.gettrace(), time.monotonic()
+    sys.settrace(interruption)
+    try:
+        report = server.run(started=lambda _: signal.raise_signal(signal.SIGTERM))
+        outcome = "" if report.finished and server.state is State.CLOSED else f"{server!r} {report}"
+    except Exception as error:  # noqa: BLE001 - a finding, told with the line
+        outcome = repr(error)
+    finally:
+        sys.settrace(before)
+    if time.monotonic() - began > SOON:
+        outcome += " took too long"
+    return interruption.where, outcome
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("harmless")
+@pytest.mark.parametrize("strategy", strategy_names())
+def test_a_signal_at_any_line(strategy: str) -> None:
+    wrong = {}
+    number = 0
+    while True:
+        number += 1
+        where, outcome = run_interrupted(strategy, number)
+        if not where:
+            break
+        if outcome:
+            wrong[where] = outcome
+    assert number > 200  # so many lines there are at least, from binding to the end
+    assert not wrong
