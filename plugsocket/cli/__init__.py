@@ -1,0 +1,3 @@
+"""The command line: `plugsocket`, or `python -m plugsocket`."""
+
+from plugsocket.cli.program import main as main

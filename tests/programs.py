@@ -1,0 +1,45 @@
+"""Programs of their own process, for what only those can show: signals, output, and how a program ends."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from textwrap import dedent
+from typing import Any
+
+from tests.kit import TIMEOUT
+
+# Fork() beside other threads is warned of from Python 3.12 on, as its docstring says.
+WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
+
+
+@contextmanager
+def program(source: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a program with its three streams connected to the test; what still runs afterwards is killed."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, *WARNINGS, "-c", dedent(source), *arguments]
+    with subprocess.Popen(command, text=True, **{**streams, **options}) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip("\n")
+
+
+def connect(port: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(port)), timeout=TIMEOUT)
+
+
+def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for the end; return the exit status, and the rest of its output and of its errors, which are short."""
+    assert process.stderr is not None
+    # Not with communicate(), which leaves out what was read ahead for line_of().
+    output = "" if process.stdout is None else process.stdout.read()
+    errors = process.stderr.read()
+    return process.wait(TIMEOUT), output, errors
