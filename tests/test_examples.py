@@ -1,0 +1,264 @@
+"""The programs in the folder `examples`, run as their readers run them, and the parts that they bring."""
+
+import importlib.util
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPConnection
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zope.interface.verify import verifyObject
+
+import plugsocket
+from plugsocket import Server
+from plugsocket.core.errors import OptionError
+from plugsocket.core.events import RequestRefused
+from plugsocket.core.interfaces import IDatagramTransport, IManagedStrategy
+from plugsocket.core.plugins import STRATEGIES, plugins
+from tests.kit import HANDLERS, TIMEOUT, Recorder, ask, client, serving
+from tests.test_docs import ROOT, blocks_of, process, stopped_once_serving
+
+EXAMPLES = ROOT / "examples"
+OWN_PARTS = ["executor_strategy.py", "netlink_transport.py"]
+
+linux_only = pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="netlink is a feature of Linux")
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name: str, folder: Path) -> str:
+    done = process(sys.executable, EXAMPLES / f"{name}.py", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@contextmanager
+def running(name: str, *arguments: str, folder: Path) -> Iterator[list[str]]:
+    """A server program, until it has been told to end; gives the URLs that it prints."""
+    command = [sys.executable, "-u", str(EXAMPLES / f"{name}.py"), *arguments]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        try:
+            yield re.findall(r"\w+://\S+", program.stdout.readline())
+        finally:
+            program.send_signal(signal.SIGTERM)
+            _, errors = program.communicate(timeout=TIMEOUT)
+        assert program.returncode == 0, errors
+        assert "Traceback" not in errors
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def test_every_example_is_here() -> None:
+    tested = {name for name in globals() if name.startswith("test_")}
+    for path in EXAMPLES.glob("*.py"):
+        assert f"test_{path.stem}" in tested
+
+
+def test_first_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    real = plugsocket.Server.run
+
+    def visit(server: Server) -> None:
+        with socket.create_connection(server.addresses[0], TIMEOUT) as sock, sock.makefile("r") as lines:
+            assert lines.readline() == "Who is there?\n"
+            sock.sendall(b"Ada\n")
+            assert lines.readline() == "Hello, Ada!\n"
+            assert lines.readline() == ""
+
+    def serve(endpoints: str, handler: Any, *, started: Any) -> None:
+        assert endpoints == "tcp://127.0.0.1:9999"
+        stopped_once_serving(real, Server("tcp://127.0.0.1:0", handler), started=started, visit=visit)
+
+    monkeypatch.setattr(plugsocket, "run", serve)
+    runpy.run_path(str(EXAMPLES / "first_server.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("<Server tcp://127.0.0.1:")
+
+
+def test_several_endpoints(tmp_path: Path) -> None:
+    endpoints = ("tcp://127.0.0.1:0", "udp://127.0.0.1:0", "unix://guests.sock")
+    with running("several_endpoints", *endpoints, folder=tmp_path) as (tcp, udp, unix):
+        assert unix == "unix://guests.sock"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(TIMEOUT)
+            sock.sendto(b"Ada\n", ("127.0.0.1", port_of(udp)))
+            assert sock.recv(100) == b"thank you\n"
+        with socket.create_connection(("127.0.0.1", port_of(tcp)), TIMEOUT) as sock, sock.makefile("r") as visit:
+            assert visit.readline() == "Ada\n"
+            sock.sendall(b"Grace\n")
+            assert visit.read() == "your entry: thank you\n"
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(TIMEOUT)
+            sock.connect(str(tmp_path / "guests.sock"))
+            sock.sendall(b"Edsger\n")
+            with sock.makefile("r") as visit:
+                assert visit.read() == "Ada\nGrace\nyour entry: thank you\n"
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:0", "unix://files.sock"])
+def test_http_files(endpoint: str, tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_text("a page")
+    with running("http_files", endpoint, str(tmp_path), folder=tmp_path) as (url,):
+        connection = HTTPConnection("127.0.0.1", port_of(url) if url.startswith("tcp") else 80, timeout=TIMEOUT)
+        if url.startswith("unix"):
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(TIMEOUT)
+            connection.sock.connect(str(tmp_path / "files.sock"))
+        connection.request("GET", "/page.txt")
+        with connection.getresponse() as response:
+            assert response.status == 200
+            assert response.read() == b"a page"
+        connection.close()
+
+
+@pytest.mark.parametrize("name", [plugin.name for plugin in plugins(STRATEGIES)])
+def test_http_files_under_every_strategy(name: str, tmp_path: Path, recorder: Recorder) -> None:
+    (tmp_path / "page.txt").write_text("a page")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with serving(Server("tcp://127.0.0.1:0", handler, name), recorder) as server:
+        connection = HTTPConnection("127.0.0.1", server.addresses[0].port, timeout=TIMEOUT)
+        connection.request("GET", "/page.txt")
+        with connection.getresponse() as response:
+            assert response.read() == b"a page"
+        connection.close()
+    assert recorder.events == []
+
+
+def test_inside_trio(tmp_path: Path) -> None:
+    where, answer, end = run("inside_trio", tmp_path).splitlines()
+    assert where.startswith("serving at tcp://127.0.0.1:")
+    assert answer == "b'IS ANYBODY THERE?'"
+    assert end == "stopped, cutting 0 requests"
+
+
+@pytest.mark.parametrize("name", OWN_PARTS)
+def test_a_part_of_ones_own_is_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) < 40
+
+
+@linux_only
+def test_netlink_transport(tmp_path: Path) -> None:
+    assert run("netlink_transport", tmp_path) == "HELLO\n"
+
+
+@linux_only
+def test_netlink_transport_is_a_transport() -> None:
+    netlink = load("netlink_transport").Netlink(0)
+    assert verifyObject(IDatagramTransport, netlink)
+    with pytest.raises(OptionError, match="port must be a whole number from 0 to 4294967295, not -1"):
+        load("netlink_transport").Netlink(-1)
+
+
+@linux_only
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("name", [plugin.name for plugin in plugins(STRATEGIES)])
+def test_netlink_transport_under_every_strategy(name: str, handler: str, recorder: Recorder) -> None:
+    netlink = load("netlink_transport").Netlink(0)
+    if plugsocket.explain(netlink, HANDLERS[handler], name).problem is not None:
+        assert handler == "async"
+        return
+    with (
+        serving(Server(netlink, HANDLERS[handler], name), recorder) as server,
+        socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 2) as sock,
+    ):
+        sock.settimeout(TIMEOUT)
+        for message in (b"hello", bytes(5000)):
+            sock.sendto(message, server.addresses[0])
+            assert sock.recvfrom(65_535) == (message, server.addresses[0])
+    assert recorder.events == []
+
+
+@linux_only
+def test_netlink_transport_reports_a_port_that_is_taken() -> None:
+    cls = load("netlink_transport").Netlink
+    with Server(cls(0), plugsocket.echo) as first:
+        first.bind()
+        port = first.addresses[0][0]
+        second = Server(cls(port), plugsocket.echo)
+        with pytest.raises(OSError, match=f"cannot listen on netlink://{port}"):
+            second.bind()
+
+
+def test_executor_strategy(tmp_path: Path) -> None:
+    assert run("executor_strategy", tmp_path) == "HELLO\n"
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:0", "udp://127.0.0.1:0"])
+def test_executor_strategy_serves(endpoint: str, recorder: Recorder) -> None:
+    in_executor = load("executor_strategy").InExecutor
+    with (
+        ThreadPoolExecutor(2) as executor,
+        serving(Server(endpoint, plugsocket.echo, in_executor(executor)), recorder) as server,
+    ):
+        assert verifyObject(IManagedStrategy, server.strategy)
+        clients = [client(server) for _ in range(8)]
+        for sock in clients:
+            with sock:
+                assert ask(sock, b"hello") == b"hello"
+        assert server.wait(connections=0, timeout=TIMEOUT)
+    assert server.stats.accepted == 8
+    assert recorder.events == []
+
+
+def test_executor_strategy_whose_executor_is_gone(recorder: Recorder) -> None:
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with serving(
+        Server("tcp://127.0.0.1:0", plugsocket.echo, load("executor_strategy").InExecutor(executor)), recorder
+    ) as server:
+        with client(server) as sock:
+            assert sock.recv(1) == b""
+        (refused,) = recorder.wait_for(RequestRefused)
+        assert "shutdown" in str(refused.error)
+
+
+@linux_only
+def test_the_plug_in_of_the_how_to_is_found(tmp_path: Path) -> None:
+    """Install it as pip would, as far as Python looks: a folder that says what there is, beside the module."""
+    page = ROOT / "docs" / "how-to" / "add-an-address-family.md"
+    (block,) = (block for block in blocks_of(page) if block.language == "toml")
+    project = tomllib.loads(block.code)["project"]
+    about = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    with (about / "entry_points.txt").open("w") as file:
+        for group, entries in project["entry-points"].items():
+            file.writelines([f"[{group}]\n", *(f"{name} = {value}\n" for name, value in entries.items())])
+    done = process(sys.executable, "-c", USE_THE_PLUG_IN, folder=tmp_path, import_from=[tmp_path])
+    assert done.returncode == 0, done.stderr
+
+
+USE_THE_PLUG_IN = """
+import plugsocket
+from plugsocket.core.plugins import TRANSPORTS, plugins
+
+assert ("netlink", "plugsocket-netlink 1.0") in [(plugin.name, plugin.distribution) for plugin in plugins(TRANSPORTS)]
+transport = plugsocket.transport("netlink://7")
+assert repr(transport) == "Netlink(port=7)"
+with plugsocket.Server("netlink://0", plugsocket.echo).start() as server:
+    assert server.addresses[0][0] > 0
+try:
+    plugsocket.transport("netlink://x")
+except plugsocket.OptionError as error:
+    assert str(error) == "Netlink: port must be a whole number from 0 to 4294967295, not 'x'"
+"""
