@@ -1,5 +1,6 @@
 """Programs of their own process, for what only those can show: signals, output, and how a program ends."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -18,8 +19,10 @@ WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 def program(source: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Run a program with its three streams connected to the test; what still runs afterwards is killed."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # So that output is buffered as it is by default, whatever the tests themselves run under.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, *WARNINGS, "-c", dedent(source), *arguments]
-    with subprocess.Popen(command, text=True, **{**streams, **options}) as process:
+    with subprocess.Popen(command, text=True, env=environment, **{**streams, **options}) as process:
         try:
             yield process
         finally:

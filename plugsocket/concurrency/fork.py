@@ -55,6 +55,9 @@ class Fork(BlockingStrategy):
     """
 
     max_children: int = attrs.field(default=40, validator=integer(1))
+    capacity: int = attrs.field(
+        default=attrs.Factory(lambda self: self.max_children, takes_self=True), init=False, repr=False
+    )
     _family: _Family = attrs.field(factory=_Family, init=False, repr=False)
 
     name = "fork"
@@ -62,11 +65,6 @@ class Fork(BlockingStrategy):
     def __attrs_post_init__(self) -> None:
         if not hasattr(os, "fork"):
             raise CompositionError("Fork() needs os.fork, which this platform does not have; use Thread()")
-
-    @property
-    def capacity(self) -> int:
-        """How many jobs it takes at once."""
-        return self.max_children
 
     def open(self, watcher: Watcher) -> None:
         """Remember who watches the children."""
@@ -109,10 +107,12 @@ class Fork(BlockingStrategy):
             else:
                 os.set_blocking(writer, False)
                 os.write(writer, _describe(failure))
-            _flush_streams()
-            logging.shutdown()
         finally:
-            os._exit(code)
+            try:
+                _flush_streams()
+                logging.shutdown()
+            finally:
+                os._exit(code)
 
     def _reap(self, child: _Child) -> None:
         del self._family.children[child.pid]
@@ -178,9 +178,12 @@ def _describe(failure: BaseException) -> bytes:
 
 def _summary(failure: BaseException) -> str:
     """Write an exception's class and the first line of its text; notes and further lines are in the traceback."""
-    name = type(failure).__qualname__
-    lines = next(text for text in traceback.format_exception_only(failure) if name in text).splitlines()
-    return next(line for line in lines if name in line)
+    try:
+        text = str(failure)
+    except Exception:  # noqa: BLE001 - a class of the handler's own may fail in any way
+        text = "<its __str__ failed>"
+    name, line = type(failure).__qualname__, text.partition("\n")[0]
+    return f"{name}: {line}" if line else name
 
 
 def _told(written: bytes) -> ChildError:

@@ -101,6 +101,14 @@ async def _cut_when_cancelled(job: Job) -> None:
         job.cut()
 
 
+async def _stop_when_cancelled(engine: Engine, served: trio.Event) -> None:
+    try:
+        await served.wait()
+    except trio.Cancelled:
+        engine.request_stop(0.0)
+        raise
+
+
 @implementer(ITrioDriver)
 class TrioDriver:
     """A task for each listener, and one that waits to be rung.
@@ -114,7 +122,7 @@ class TrioDriver:
         self._failure: Exception | None = None  # kept, and not raised in its task, so that no group comes around it
         self._taken = 0
 
-    def run(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
+    def run(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         """Serve in a `trio.run` of one's own; see `IDriver`."""
         try:
             trio.run(self.serve, engine, started, one)
@@ -127,16 +135,27 @@ class TrioDriver:
         """Nothing is under way when no task serves; see `IDriver`."""
         engine.begin_drain()
 
-    async def serve(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
+    async def serve(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         """Serve in this task; see `ITrioDriver`."""
         engine.clock = trio.current_time
+        served = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_when_cancelled, engine, served)
+            # So that a cancellation stops the server as stop() does, in that order: listeners, close signal, handlers.
+            with trio.CancelScope(shield=True):
+                await self._serve(engine, started, one)
+            served.set()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         async with trio.open_nursery() as requests:
             run = cast("TrioRunner", engine.runner).run
             engine.spawn = lambda job: requests.start_soon(run, job)
             try:
                 await self._accept_all(engine, started, one)
                 await self._until_handled(engine)
-            except BaseException:  # cancelled, or Ctrl-C: there is no grace, and handlers may take their time to end
+            except BaseException:  # Ctrl-C; leaving the block cancels the handlers, and some may take their time
                 engine.request_stop(0.0)
                 engine.begin_drain()
                 engine.give_up()
@@ -145,10 +164,8 @@ class TrioDriver:
                 engine.begin_drain()
                 await self._drain(engine)
                 requests.cancel_scope.cancel()
-        if self._failure is not None:
-            raise self._failure
 
-    async def _accept_all(self, engine: Engine, started: Callable[[], None], one: float | None) -> None:
+    async def _accept_all(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         """Accept at every endpoint until told to stop, or until one request came or `one` seconds are over."""
         self._taken = 0
         async with trio.open_nursery() as intake:
@@ -164,14 +181,11 @@ class TrioDriver:
         try:
             while True:
                 await self._until_free(engine, endpoint)
-                # Before waiting, so that what has come already is taken when there is no time to wait.
+                if one:  # before waiting, since there may be no time to wait
+                    self._take_one(engine, endpoint, intake)
+                await trio.lowlevel.wait_readable(endpoint.listener.fileno())
                 if not one:
                     engine.accept_batch(endpoint)
-                elif not self._taken:
-                    self._taken = engine.accept_batch(endpoint, 1)
-                if self._taken:
-                    intake.cancel()
-                await trio.lowlevel.wait_readable(endpoint.listener.fileno())
         except Exception as error:  # noqa: BLE001 - whatever a listener raises, serve() raises
             self._failure = error
             engine.request_stop(engine.grace)
@@ -180,6 +194,12 @@ class TrioDriver:
         """Let the one request end, after which there is nothing to serve; or be told to stop."""
         while not engine.stopping and engine.busy():
             await self._listen_to_bell(engine)
+
+    def _take_one(self, engine: Engine, endpoint: Endpoint, intake: trio.CancelScope) -> None:
+        if not self._taken:
+            self._taken = engine.accept_batch(endpoint, 1)
+        if self._taken:
+            intake.cancel()
 
     async def _until_free(self, engine: Engine, endpoint: Endpoint) -> None:
         while (hold_up := engine.hold_up(endpoint)) is not None:
@@ -194,9 +214,7 @@ class TrioDriver:
 
     async def _drain(self, engine: Engine) -> None:
         """Let requests under way end, as long as the grace lasts; record the others as cut."""
-        try:
-            while engine.busy() and (left := engine.time_left()):
-                with trio.move_on_after(left):
-                    await self._listen_to_bell(engine)
-        finally:
-            engine.give_up()
+        while engine.busy() and (left := engine.time_left()):
+            with trio.move_on_after(left):
+                await self._listen_to_bell(engine)
+        engine.give_up()

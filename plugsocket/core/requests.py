@@ -54,17 +54,19 @@ class StreamRequest:
         _shutdown(self.payload, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Send end of file, and close: the first also when a copy of the descriptor is still open somewhere."""
+        """Send end of file, and close: the first also when another process still has a copy of the descriptor."""
         if self.payload.fileno() < 0:
             return
         if self.before_close is not None:
             self.before_close(self.payload)
         _shutdown(self.payload, socket.SHUT_WR)
-        self.payload.close()
+        self.disown()
 
     def disown(self) -> None:
         """Close this process's copy of the descriptor; the peer notices nothing."""
-        self.payload.close()
+        # Not by the socket's own close(), which waits for file objects that the handler may have left open.
+        if self.payload.fileno() >= 0:
+            socket.close(self.payload.detach())
 
 
 def _shutdown(sock: Socket, how: int) -> None:

@@ -62,9 +62,18 @@ class Connection:
         """Send end of file; receiving goes on."""
         self.socket.shutdown(socket.SHUT_WR)
 
-    def makefile(self, mode: str = "rwb", buffering: int | None = None) -> Any:
+    def makefile(
+        self,
+        mode: str = "rwb",
+        buffering: int | None = None,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
         """Return a file object of the connection, as `socket.makefile` does; the caller closes it."""
-        return self.socket.makefile(mode, buffering)  # type: ignore[call-overload]  # mode is any of several literals
+        make: Any = self.socket.makefile  # typed for modes that are literals
+        return make(mode, buffering, encoding=encoding, errors=errors, newline=newline)
 
     def settimeout(self, seconds: float | None) -> None:
         """Set how long each of these calls may wait, as `socket.settimeout` does."""

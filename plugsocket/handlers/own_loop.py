@@ -29,7 +29,7 @@ def own_loop(handler: Callable[[Any], Awaitable[object]]) -> Callable[[Connectio
     if not IAsyncHandler.providedBy(spec):
         raise CompositionError(f"own_loop() wraps async handlers; {spec.name} is none and needs no loop")
 
-    @functools.wraps(handler)
+    @functools.wraps(handler, updated=())  # in the handler's __dict__ it may stand declared that it is async
     def blocking(request: Connection | Datagram) -> None:
         trio.run(_handle, handler, request)
 

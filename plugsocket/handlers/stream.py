@@ -1,12 +1,15 @@
 """A connection as an async handler sees it: a trio stream."""
 
-from typing import Any
+import socket
+from typing import Any, TypeAlias
 
 import trio
 
 from plugsocket.core.addresses import Address
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.requests import StreamRequest
+
+Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
 
 RECEIVE_SIZE = 65_536  # bytes asked for when the handler does not say; as trio's streams, which chose it unmeasured
 
@@ -30,7 +33,7 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
         self._receiving = False
         self._sent_eof = False
         self.closing = closing
-        request.before_close = trio.lowlevel.notify_closing
+        request.before_close = _notify_closing
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -153,13 +156,17 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
         """Set an option of the socket, as `trio.SocketStream` has it."""
         self._socket.setsockopt(level, option, value)
 
-    def getsockopt(self, level: int, option: int, size: int = 0) -> int | bytes:
+    def getsockopt(self, level: int, option: int, buffersize: int = 0) -> int | bytes:
         """Ask for an option of the socket, as `trio.SocketStream` has it."""
-        return self._socket.getsockopt(level, option, size) if size else self._socket.getsockopt(level, option)
+        if buffersize:
+            return self._socket.getsockopt(level, option, buffersize)
+        return self._socket.getsockopt(level, option)
 
     def _check_sendable(self) -> None:
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this connection")
+        if self._socket.fileno() < 0:
+            raise trio.ClosedResourceError("this connection was closed")
         if self._sent_eof:
             raise trio.ClosedResourceError("end of file was sent already")
 
@@ -170,3 +177,11 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
 
     def __repr__(self) -> str:
         return f"<AsyncConnection from {self.peer}>"
+
+
+def _notify_closing(sock: Socket) -> None:
+    """Wake the tasks that wait for a socket which is about to be closed."""
+    try:
+        trio.lowlevel.notify_closing(sock)
+    except RuntimeError:
+        pass  # the handler's own trio.run is over, and its tasks with it
