@@ -61,6 +61,16 @@ def test_the_pool_grows_on_demand_up_to_its_limit_and_then_the_next_waits() -> N
         assert len(workers()) == 3
 
 
+def test_a_thread_that_was_idle_is_counted_on_once() -> None:
+    with serving(Server(ENDPOINT, function, Thread())) as server:
+        for count in range(1, 8):  # each time one more than there are idle threads
+            with ExitStack() as stack:
+                socks = [stack.enter_context(client(server)) for _ in range(count)]
+                for sock in socks:
+                    assert ask(sock, b"hello") == b"hello"
+            assert server.wait(connections=0, timeout=TIMEOUT)
+
+
 def test_idle_threads_go() -> None:
     handler = Names()
     with serving(Server(ENDPOINT, handler, Thread(idle_timeout=0.01))) as server:

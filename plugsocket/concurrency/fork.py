@@ -109,9 +109,9 @@ class Fork(BlockingStrategy):
                 os.write(writer, _describe(failure))
         finally:
             try:
-                _flush_streams()
-                logging.shutdown()
+                logging.shutdown()  # which may write to the streams
             finally:
+                _flush_streams()
                 os._exit(code)
 
     def _reap(self, child: _Child) -> None:

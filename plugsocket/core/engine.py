@@ -241,6 +241,12 @@ class Engine:
             except OSError as error:
                 self.events.emit(CloseFailed(endpoint.url, error))
 
+    def close(self) -> None:
+        """Close the listeners and the way to the loop, for good. Idempotent."""
+        self.close_listeners()
+        self.control.announce_closing()
+        self.control.close()
+
     def time_left(self) -> float:
         """Seconds until the grace is over, by the driver's clock."""
         now = self.clock()

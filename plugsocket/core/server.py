@@ -5,7 +5,7 @@ import threading
 import time
 from _thread import start_new_thread
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self, cast
 
@@ -13,15 +13,16 @@ import trio
 from zope.interface import implementer
 
 from plugsocket.core.claims import claim, release
-from plugsocket.core.composition import Composition, Endpoints, compose, is_datagram, url_of
+from plugsocket.core.composition import Composition, Endpoints, compose
 from plugsocket.core.control import STOP
-from plugsocket.core.engine import Endpoint, Engine, StopReport
+from plugsocket.core.engine import Engine, StopReport
 from plugsocket.core.errors import CompositionError, LifecycleError, OptionError
 from plugsocket.core.events import Events, ServerFailed, Subscriber
 from plugsocket.core.interfaces import IInlineStrategy, IRequestHandlerClass, IServer, ITrioDriver
 from plugsocket.core.job import current_job
 from plugsocket.core.ledger import Ledger, Stats
 from plugsocket.core.lifecycle import FINAL, Lifecycle, State
+from plugsocket.core.opening import open_engine
 from plugsocket.core.options import SECONDS, is_seconds
 from plugsocket.core.protocols import Handler, Strategy, Transport, TrioDriver
 from plugsocket.core.registry import Registry, default_registry
@@ -148,27 +149,20 @@ class Server:
             OSError: an endpoint cannot be opened; the message names it, `errno` is the system's, and nothing is left
                 open. The server is still `NEW`.
         """
-        with self._lifecycle.held(), ExitStack() as undo:
+        with self._lifecycle.held():
             if self.state is not State.NEW:
                 self._lifecycle.move("bind")  # which says what is allowed
-            endpoints = []
-            for transport, view in zip(self.transports, self._composition.views, strict=True):
-                listener = transport.listen()
-                undo.callback(listener.close)
-                url = url_of(transport, listener.address)
-                endpoints.append(Endpoint(listener, view, url, is_datagram(transport)))
-            handler, strategy = self._composition.handler, self._composition.strategy
-            call = handler.function
-            if IRequestHandlerClass.providedBy(handler):
-                call = partial(_construct, handler.function, self)
-            runner = self._composition.runner(handler, strategy)
-            engine = Engine(
-                endpoints, runner, call, handler.name, self._ledger, self._events, self._grace, self._begin_drain
-            )
-            undo.callback(engine.control.close)
+            composition = self._composition
+            call = composition.handler.function
+            if IRequestHandlerClass.providedBy(composition.handler):
+                call = partial(_construct, call, self)
+            engine = open_engine(composition, call, self._ledger, self._events, self._grace, self._begin_drain)
             self._engine = engine
-            self._lifecycle.move("bind")
-            undo.pop_all()
+            try:
+                self._lifecycle.move("bind")
+            except LifecycleError:
+                engine.close()
+                raise
 
     # Serving
 
@@ -460,9 +454,7 @@ class Server:
 
     def _close(self, engine: Engine, cause: Exception | None) -> None:
         """Be over: the driver has released everything that it had."""
-        engine.close_listeners()
-        engine.control.announce_closing()
-        engine.control.close()
+        engine.close()
         self._begin_drain()
         cut = engine.cut_peers
         seconds = time.monotonic() - self._stop_began

@@ -1,0 +1,46 @@
+"""Opening what a composition describes: every listener, or none."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from plugsocket.core.composition import Composition, is_datagram, url_of
+from plugsocket.core.engine import Endpoint, Engine
+from plugsocket.core.events import Events
+from plugsocket.core.ledger import Ledger
+
+
+def open_engine(
+    composition: Composition,
+    call: Callable[[Any], Any],
+    ledger: Ledger,
+    events: Events,
+    grace: float,
+    on_drain: Callable[[], None],
+) -> Engine:
+    """Open the listeners of a composition, and make the engine that accepts from them.
+
+    Args:
+        composition: the parts.
+        call: the handler, as the engine calls it.
+        ledger: as for `Engine`.
+        events: as for `Engine`.
+        grace: as for `Engine`.
+        on_drain: as for `Engine`.
+
+    Returns:
+        The engine; the caller closes it.
+
+    Raises:
+        OSError: an endpoint cannot be opened; those that were open are closed again.
+    """
+    with ExitStack() as undo:
+        endpoints = []
+        for transport, view in zip(composition.transports, composition.views, strict=True):
+            listener = transport.listen()
+            undo.callback(listener.close)
+            endpoints.append(Endpoint(listener, view, url_of(transport, listener.address), is_datagram(transport)))
+        runner = composition.runner(composition.handler, composition.strategy)
+        engine = Engine(endpoints, runner, call, composition.handler.name, ledger, events, grace, on_drain)
+        undo.pop_all()
+        return engine
