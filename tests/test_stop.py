@@ -160,6 +160,31 @@ def test_a_signal_handler_ends_a_handler_that_waits(strategy: str) -> None:
     assert len(server.report.cut) == 1
 
 
+@pytest.mark.parametrize("strategy", ["thread", "trio"])
+def test_a_signal_that_the_system_delivers_to_another_thread(strategy: str) -> None:
+    """Which of its threads a process's signal goes to, the system decides; it does not interrupt the others."""
+
+    def handle(connection: Connection) -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        connection.closing.wait(TIMEOUT)
+        connection.sendall(b"bye")
+
+    server = Server(ENDPOINT, handle, strategy)
+    received: list[bytes] = []
+
+    def ask_once() -> None:
+        server.wait(state=State.SERVING)
+        with client(server) as sock:
+            received.append(sock.recv(100))
+
+    thread = threading.Thread(target=ask_once)
+    thread.start()
+    report = server.run(grace=TIMEOUT)
+    thread.join(TIMEOUT)
+    assert received == [b"bye"]
+    assert report.seconds < GRACE
+
+
 @every_strategy
 def test_new_connections_are_refused_while_requests_end_by_themselves(strategy: str) -> None:
     with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:

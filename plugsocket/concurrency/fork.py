@@ -98,6 +98,7 @@ class Fork(BlockingStrategy):
         """Run the job and exit; does not return, whatever happens."""
         code = 1
         try:
+            signal.set_wakeup_fd(-1)  # which would wake the parent
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which lets its children finish
             drop_sockets(keep=job.filenos())

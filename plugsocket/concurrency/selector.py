@@ -12,6 +12,7 @@ from zope.interface import implementer
 from plugsocket.core.engine import Endpoint, Engine
 from plugsocket.core.interfaces import IDriver, IManagedStrategy, IWatcher
 from plugsocket.core.protocols import BlockingRunner, ManagedStrategy
+from plugsocket.core.signals import signals_wake
 
 PATIENCE = 1.0  # seconds that handlers get to notice that they were cut, and children that they were killed
 
@@ -45,16 +46,17 @@ class SelectorDriver:
         """Serve in this thread; see `IDriver`."""
         self._open(engine)
         self._one, self._taken = one is not None, 0
-        try:
-            self._rearrange(engine)
-            started()
-            self._loop(engine, math.inf if one is None else time.monotonic() + one)
-        except BaseException as error:
-            engine.request_stop(engine.grace if isinstance(error, Exception) else 0.0)
-            raise
-        finally:
-            if engine.stopping:
-                self.finish(engine)
+        with signals_wake(engine.control.closing.fileno()):
+            try:
+                self._rearrange(engine)
+                started()
+                self._loop(engine, math.inf if one is None else time.monotonic() + one)
+            except BaseException as error:
+                engine.request_stop(engine.grace if isinstance(error, Exception) else 0.0)
+                raise
+            finally:
+                if engine.stopping:
+                    self.finish(engine)
 
     def _open(self, engine: Engine) -> None:
         if self._selector is not None:

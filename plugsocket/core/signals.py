@@ -1,6 +1,7 @@
-"""Signal handlers for the length of a block."""
+"""Signals, for the length of a block: who handles them, and what wakes up for them."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,3 +19,20 @@ def stop_signals_handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
         for number, previous in before.items():
             # None: it was not Python that set it, and what did is not known.
             signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+
+@contextmanager
+def signals_wake(fileno: int) -> Iterator[None]:
+    """Have every signal write a byte to a non-blocking descriptor, if this is the main thread.
+
+    The main thread runs the handlers of Python, but the system may deliver a signal to any thread (signal(7)); then
+    nothing interrupts the main thread's waiting, unless something makes what it waits for ready.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.set_wakeup_fd(fileno, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
