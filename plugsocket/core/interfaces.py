@@ -73,7 +73,7 @@ class IListener(Interface):
 class IRequest(Interface):
     """One piece of work: a connection, or a datagram."""
 
-    payload = Attribute("A connected `socket.socket` (stream transports) or `bytes` (datagram transports).")
+    payload = Attribute("A connected `socket.socket` that blocks (stream transports) or `bytes` (datagram transports).")
     peer = Attribute("The address of who sent it, as handlers see it.")
 
     def filenos() -> Collection[int]:

@@ -63,7 +63,7 @@ class Job:
 
     def _run(self) -> None:
         result = self.engine.call(self.view(self.engine.control.closing))
-        if inspect.iscoroutine(result):
+        if result is not None and inspect.iscoroutine(result):
             result.close()
             raise TypeError(
                 f"{self.engine.handler_name} returned a coroutine: it is an async handler that does not look like one; "

@@ -145,7 +145,6 @@ class DatagramRequestHandler(BaseRequestHandler):
 
 def stream_arguments(request: StreamRequest, closing: CloseSignal) -> tuple[Any, Any]:  # noqa: ARG001 - the form of a view
     """Make the first two arguments of a request handler class from a connection."""
-    request.payload.setblocking(True)
     return request.payload, request.peer
 
 

@@ -24,7 +24,6 @@ class Connection:
         self._request = request
         self.closing = closing
         self.socket: socket.socket = request.payload
-        self.socket.setblocking(True)  # on some systems accepted sockets inherit O_NONBLOCK from the listener
 
     @property
     def peer(self) -> Address:

@@ -6,6 +6,7 @@ A transport for another address family needs little more than `open_socket` and 
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -20,6 +21,7 @@ SocketOption = tuple[int, int, int]
 """Arguments of `setsockopt`: level, name, value."""
 
 DEFAULT_BACKLOG = 1024  # of the kernel's queue, which caps it at net.core.somaxconn (listen(2)); picked, not measured
+ACCEPTS_BLOCKING = sys.platform == "linux"  # elsewhere accepted sockets inherit O_NONBLOCK (accept(2), accept4(2))
 MAX_DATAGRAM = 65_535  # the largest that the length field of UDP can say (RFC 768)
 ANCILLARY = 256  # bytes for the ancillary data of one message; a packet's information takes 40 (ip(7), ipv6(7))
 PATIENT = 3600.0  # seconds; long enough to behave as blocking, see DatagramListener
@@ -119,6 +121,8 @@ class StreamListener(SocketListener):
     def accept(self) -> StreamRequest:
         """Take the next connection; see `IListener`."""
         sock, raw = self.socket.accept()
+        if not ACCEPTS_BLOCKING:
+            sock.setblocking(True)
         return StreamRequest(sock, raw, self._family)
 
 
