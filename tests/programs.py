@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -33,6 +34,18 @@ def program(source: str, *arguments: str, **options: Any) -> Iterator[subprocess
 def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().rstrip("\n")
+
+
+def interrupt(pid: int, number: int) -> None:
+    """Send a signal once the main thread waits in a system call, out of which the signal brings it.
+
+    One that comes between Python's last look at its signals and the call, while the thread hands over the interpreter's
+    lock, would be seen only when the call ends by itself.
+    """
+    place = Path(f"/proc/{pid}/task/{pid}/wchan")  # where it sleeps, or 0 (proc(5))
+    while (where := place.read_text()) == "0" or "futex" in where:  # which is where it waits for locks
+        pass
+    os.kill(pid, number)
 
 
 def connect(port: str) -> socket.socket:

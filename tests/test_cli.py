@@ -23,6 +23,7 @@ from plugsocket.cli.arguments import make_parser
 from plugsocket.cli.handlers import load_handler
 from plugsocket.cli.serve import describe, serve_until_stopped
 from tests.kit import TIMEOUT, strategy_names, transport_classes
+from tests.programs import interrupt
 
 PROGRAM = [sys.executable, "-m", "plugsocket"]
 ENDPOINT = "tcp://127.0.0.1:0"
@@ -78,7 +79,7 @@ def test_serve_prints_where_and_serves_there(tmp_path: Path) -> None:
             with connected(url) as sock:
                 sock.sendall(b"hello")
                 assert sock.recv(100) == b"HELLO"
-        process.send_signal(signal.SIGTERM)
+        interrupt(process.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
     assert out == ""
@@ -102,7 +103,7 @@ def test_a_signal_lets_a_request_end(strategy: str, number: signal.Signals, pati
     with program("serve", ENDPOINT, "--handler", "patient:handle", "--strategy", strategy, cwd=patient) as process:
         with connected(next_url(process)) as sock, sock.makefile("rb") as replies:
             assert replies.readline() == b"started\n"
-            process.send_signal(number)
+            interrupt(process.pid, number)
             assert replies.readline() == b"closing\n"
             sock.sendall(b"the end")
             assert replies.read() == b"THE END"
@@ -120,9 +121,9 @@ def test_the_second_signal_cuts(strategy: str, numbers: tuple[signal.Signals, ..
         with connected(next_url(process)) as sock, sock.makefile("rb") as replies:
             port = sock.getsockname()[1]
             assert replies.readline() == b"started\n"
-            process.send_signal(numbers[0])
+            interrupt(process.pid, numbers[0])
             assert replies.readline() == b"closing\n"
-            process.send_signal(numbers[1])
+            interrupt(process.pid, numbers[1])
             assert replies.read() == b""
         _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
@@ -136,7 +137,7 @@ def test_grace_is_how_long_requests_get(patient: Path) -> None:
     with program("serve", ENDPOINT, "--handler", "patient:handle", "--grace", "0", cwd=patient) as process:
         with connected(next_url(process)) as sock, sock.makefile("rb") as replies:
             assert replies.readline() == b"started\n"
-            process.send_signal(signal.SIGTERM)
+            interrupt(process.pid, signal.SIGTERM)
             assert b"" in (replies.readline(), replies.readline())  # it may still tell, but nobody waits for its answer
         _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
@@ -149,7 +150,7 @@ def test_verbose_logs_more(verbose: list[str], patient: Path) -> None:
         with connected(next_url(process)) as sock:
             sock.sendall(b"gone")
             assert sock.recv(100) == b""
-        process.send_signal(signal.SIGTERM)
+        interrupt(process.pid, signal.SIGTERM)
         _, err = process.communicate(timeout=TIMEOUT)
     assert ("DEBUG plugsocket: handler failed for 127.0.0.1:" in err) == bool(verbose)
 

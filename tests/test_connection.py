@@ -42,8 +42,9 @@ def connected(use: Callable[[Connection], Any], endpoint: str = ENDPOINT) -> Ite
 def used(use: Callable[[Connection], Any], sent: bytes = b"", endpoint: str = ENDPOINT) -> tuple[Any, bytes]:
     """Send, and end; return what came of using the connection, and what the handler sent."""
     with connected(use, endpoint) as (sock, results):
-        sock.sendall(sent)
-        sock.shutdown(socket.SHUT_WR)
+        if sent:
+            sock.sendall(sent)
+            sock.shutdown(socket.SHUT_WR)
         received = receive(sock, 1_000_000)
     return results[0], received
 
@@ -136,7 +137,7 @@ def test_settimeout() -> None:
 def test_fileno_is_for_select() -> None:
     def use(connection: Connection) -> Any:
         assert connection.fileno() == connection.socket.fileno() == os.dup2(connection.fileno(), connection.fileno())
-        return select.select([connection], [], [], TIMEOUT)[0] == [connection]
+        return select.select([connection], [], [], TIMEOUT)[0] == [connection] and connection.recv(100) == b"x"
 
     assert used(use, b"x")[0] is True
 

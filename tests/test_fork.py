@@ -287,6 +287,7 @@ def test_a_child_that_outlives_the_server_knows_it_and_leaves_the_port_free() ->
         with connect(port) as sock:
             assert receive(sock, 5) == b"ready"
             process.kill()
+            process.wait(TIMEOUT)
             assert receive(sock, 8) == b"orphaned"
             with serving(Server(f"tcp://127.0.0.1:{port}", function)) as successor, client(successor) as other:
                 assert ask(other, b"hello") == b"hello"

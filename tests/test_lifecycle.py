@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from plugsocket import LifecycleError, Server, State
-from plugsocket.core.lifecycle import FINAL, TRANSITIONS, Lifecycle
+from plugsocket.core.lifecycle import FINAL, REQUESTS, TRANSITIONS, Lifecycle
 from tests.kit import TIMEOUT, client, function, serving
 
 ENDPOINT = "tcp://127.0.0.1:0"
@@ -39,7 +39,7 @@ def test_moves_are_those_of_the_table(state: State, event: str) -> None:
         lifecycle.move(event)
     assert lifecycle.state is state
     assert str(caught.value).startswith(f"cannot {event} a server that is {state.name}; possible: ")
-    for possible in (name for before, name in TRANSITIONS if before is state):
+    for possible in (name for before, name in TRANSITIONS if before is state and name in REQUESTS):
         assert possible in str(caught.value)
 
 
@@ -58,7 +58,7 @@ def test_illegal_calls_name_the_state_and_harm_nothing() -> None:
         server.pause()
     with serving(server):
         for call, text in (
-            (server.bind, "cannot bind a server that is SERVING; possible: pause, handled one, stop, fail"),
+            (server.bind, "cannot bind a server that is SERVING; possible: pause, stop"),
             (server.start, "cannot serve a server that is SERVING"),
             (server.serve_forever, "cannot serve a server that is SERVING"),
             (server.handle_request, "cannot serve a server that is SERVING"),

@@ -15,6 +15,7 @@ import trio
 
 from plugsocket import Connection, Fork, LifecycleError, Server, State, StopReport, Sync, Thread, Trio
 from tests.kit import TIMEOUT, Recorder, ask, async_function, client, function, serving, strategy_names
+from tests.programs import interrupt
 
 ENDPOINT = "tcp://127.0.0.1:0"
 GRACE = 5.0
@@ -146,7 +147,7 @@ def test_a_signal_handler_ends_a_handler_that_waits(strategy: str) -> None:
         server.wait(state=State.SERVING)
         with client(server) as sock:
             server.wait(connections=1)
-            os.kill(os.getpid(), signal.SIGUSR1)
+            interrupt(os.getpid(), signal.SIGUSR1)
             sock.recv(1)
 
     thread = threading.Thread(target=silent_client)
@@ -256,7 +257,7 @@ def test_leaving_the_context_stops_a_server_in_the_background(strategy: Any) -> 
     with Server(ENDPOINT, function, strategy) as server:
         server.start()
     assert server.state is State.CLOSED
-    with pytest.raises(LifecycleError, match="cannot serve a server that is CLOSED; possible: nothing"):
+    with pytest.raises(LifecycleError, match="cannot serve a server that is CLOSED; possible: a new server"):
         server.start()
 
 

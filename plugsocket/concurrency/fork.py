@@ -15,6 +15,7 @@ from plugsocket.concurrency.base import BlockingStrategy
 from plugsocket.concurrency.descriptors import drop_sockets
 from plugsocket.core.closing import wait_readable
 from plugsocket.core.errors import ChildDisconnectedError, ChildError, CompositionError
+from plugsocket.core.events import is_disconnection
 from plugsocket.core.options import integer
 from plugsocket.core.protocols import Job, Watcher
 
@@ -137,7 +138,7 @@ class Fork(BlockingStrategy):
         code = os.waitstatus_to_exitcode(status)
         if code == 0 or (code < 0 and self._family.cut):
             return None
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with status {code}"
         return ChildError(f"child {child.pid} {how}")
 
     def cut(self, force: bool) -> None:
@@ -156,6 +157,13 @@ class Fork(BlockingStrategy):
         return not self._family.children
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals (signal(7)) have no name
+        return f"signal {number}"
+
+
 def _end_of(pid: int, report: int) -> int:
     """Return a descriptor that is readable once the child has ended.
 
@@ -170,7 +178,7 @@ def _end_of(pid: int, report: int) -> int:
 
 def _describe(failure: BaseException) -> bytes:
     """Write a failure down for the parent: whether it is a disconnection, a summary, and the traceback's end."""
-    kind = b"disconnected" if isinstance(failure, ConnectionError) else b"failed"
+    kind = b"disconnected" if is_disconnection(failure) else b"failed"
     summary = _summary(failure).encode(errors="backslashreplace")[: LONGEST_REPORT // 2]
     head = kind + b"\n" + summary + b"\n"
     trace = "".join(traceback.format_exception(failure)).encode(errors="backslashreplace")

@@ -14,6 +14,7 @@ from plugsocket.core.interfaces import IDriver, IManagedStrategy, IWatcher
 from plugsocket.core.protocols import BlockingRunner, ManagedStrategy
 from plugsocket.core.signals import signals_wake
 
+LONGEST_WAIT = 86_400.0  # seconds; epoll(7) counts milliseconds in an int, and the loop looks again anyway
 PATIENCE = 1.0  # seconds that handlers get to notice that they were cut, and children that they were killed
 
 
@@ -61,8 +62,7 @@ class SelectorDriver:
     def _open(self, engine: Engine) -> None:
         if self._selector is not None:
             return
-        engine.clock = time.monotonic
-        engine.spawn = cast("BlockingRunner", engine.runner).spawn
+        engine.begin(time.monotonic, cast("BlockingRunner", engine.runner).spawn)
         self._selector = selectors.DefaultSelector()
         self.watch(engine.control.fileno(), engine.control.answer)
         if self._managed is not None:
@@ -77,7 +77,7 @@ class SelectorDriver:
 
     def _turn(self, timeout: float | None) -> None:
         assert self._selector is not None, "the loop runs between open and finish"
-        for key, _ in self._selector.select(timeout):
+        for key, _ in self._selector.select(None if timeout is None else min(timeout, LONGEST_WAIT)):
             key.data()
 
     def _rearrange(self, engine: Engine) -> float:

@@ -40,13 +40,13 @@ class Thread(BlockingStrategy):
     capacity: int = attrs.field(
         default=attrs.Factory(lambda self: self.max_workers, takes_self=True), init=False, repr=False
     )
-    _pool: _Pool = attrs.field(factory=_Pool, init=False, repr=False)
+    _pool: _Pool = attrs.field(factory=_Pool, init=False, repr=False, on_setattr=attrs.setters.NO_OP)
 
     name = "thread"
 
     def open(self, watcher: Watcher) -> None:  # noqa: ARG002 - there is nothing to watch
         """Get ready to spawn: the first thread starts with the first request."""
-        self._pool.ending = False
+        self._pool = _Pool()  # a handler that did not return has its thread still, in the pool before
 
     def spawn(self, job: Job) -> None:
         """Give the job to an idle thread, or to a new one.
@@ -62,7 +62,9 @@ class Thread(BlockingStrategy):
                 pool.jobs.put(job)
                 return
             pool.started += 1
-            thread = threading.Thread(target=self._work, args=(job,), name=f"plugsocket-{pool.started}", daemon=True)
+            thread = threading.Thread(
+                target=self._work, args=(pool, job), name=f"plugsocket-{pool.started}", daemon=True
+            )
             pool.threads.add(thread)
         try:
             thread.start()
@@ -71,14 +73,17 @@ class Thread(BlockingStrategy):
                 pool.threads.discard(thread)
             raise
 
-    def _work(self, job: Job | None) -> None:
-        while job is not None:
-            job()
-            job = self._next()
+    def _work(self, pool: _Pool, job: Job | None) -> None:
+        try:
+            while job is not None:
+                job()
+                job = self._next(pool)
+        finally:
+            with pool.lock:
+                pool.threads.discard(threading.current_thread())
 
-    def _next(self) -> Job | None:
+    def _next(self, pool: _Pool) -> Job | None:
         """Wait for a job; `None`, and out of the pool, when there was none for `idle_timeout` seconds, or it ends."""
-        pool = self._pool
         with pool.lock:
             if pool.ending and pool.idle >= 0:
                 pool.threads.discard(threading.current_thread())

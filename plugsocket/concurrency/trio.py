@@ -88,7 +88,10 @@ class ThreadRunner:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cut_when_cancelled, job)
-                await trio.to_thread.run_sync(job, limiter=self._limiter)
+                try:
+                    await trio.to_thread.run_sync(job, limiter=self._limiter)
+                except Exception as error:  # noqa: BLE001 - no thread could be started; a job raises none
+                    job.engine.refuse(job, error)
                 nursery.cancel_scope.cancel()
         finally:
             job.finish()  # for one that was cancelled before its thread began
@@ -137,7 +140,6 @@ class TrioDriver:
 
     async def serve(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         """Serve in this task; see `ITrioDriver`."""
-        engine.clock = trio.current_time
         served = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_when_cancelled, engine, served)
@@ -151,7 +153,7 @@ class TrioDriver:
     async def _serve(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         async with trio.open_nursery() as requests:
             run = cast("TrioRunner", engine.runner).run
-            engine.spawn = lambda job: requests.start_soon(run, job)
+            engine.begin(trio.current_time, lambda job: requests.start_soon(run, job))
             try:
                 await self._accept_all(engine, started, one)
                 await self._until_handled(engine)

@@ -75,7 +75,7 @@ def compose(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | N
     chosen = default_strategy(spec, registry) if strategy is None else make_strategy(strategy)
     if not IStrategy.providedBy(chosen):
         raise CompositionError(
-            f"the strategy must be a string or provide IBlockingStrategy or ITrioStrategy, not {chosen!r}"
+            f"the strategy must be a string or provide IBlockingStrategy or ITrioStrategy, not {_shown(chosen)}"
         )
     runner = _runner(spec, chosen, registry)
     drivers = [_driver(transport, chosen, registry) for transport in transports]
@@ -109,6 +109,8 @@ def _each(what: str, transports: Sequence[Transport], choices: Sequence[Choice])
 
 
 def _transports(endpoints: Endpoints) -> tuple[Transport, ...]:
+    if isinstance(endpoints, tuple) and any(isinstance(part, int) for part in endpoints):
+        raise CompositionError(f"{endpoints!r} is no transport; for a host and a port write TCP{endpoints!r}")
     one = isinstance(endpoints, str | bytes) or ITransport.providedBy(endpoints) or not isinstance(endpoints, Iterable)
     given = [endpoints] if one else endpoints
     transports = tuple(make_transport(each) for each in cast("Iterable[str | Transport]", given))
@@ -117,9 +119,14 @@ def _transports(endpoints: Endpoints) -> tuple[Transport, ...]:
     for each in transports:
         if not ITransport.providedBy(each):
             raise CompositionError(
-                f"a transport must be a string such as 'tcp://127.0.0.1:9999' or provide ITransport, not {each!r}"
+                f"a transport must be a string such as 'tcp://127.0.0.1:9999' or provide ITransport, not {_shown(each)}"
             )
     return transports
+
+
+def _shown(part: object) -> str:
+    """Show what is no part, and that a class is not its instance."""
+    return f"the class {part.__name__}: pass {part.__name__}(...)" if isinstance(part, type) else repr(part)
 
 
 def _runner(handler: HandlerSpec, strategy: Strategy, registry: Registry) -> Choice:

@@ -103,17 +103,27 @@ class Engine:
         self.closing_lock = threading.Lock()
         self.paused = False
         self.stopping = False
-        self.cut_peers: tuple[Any, ...] = ()
+        self._given_up: set[Job] = set()
         self.busy_at_stop = 0
         self._on_drain = on_drain
         self._policy = AcceptPolicy()
         self._graces: deque[float] = deque()
         self._deadline = math.inf
-        # Set by the driver before it accepts:
         self.clock: Callable[[], float]
-        self.spawn: Callable[[Job], None]
+        self._spawn: Callable[[Job], object]
 
     # Accepting
+
+    def begin(self, clock: Callable[[], float], spawn: Callable[[Job], object]) -> None:
+        """Get ready for a driver.
+
+        Args:
+            clock: its clock, in seconds; another driver's may have another zero.
+            spawn: starts a job, or raises.
+        """
+        self.clock, self._spawn = clock, spawn
+        for endpoint in self.endpoints:
+            endpoint.back_off.until = None
 
     def hold_up(self, endpoint: Endpoint) -> float | None:
         """Say how long an endpoint is not to be accepted from.
@@ -176,11 +186,15 @@ class Engine:
         if endpoint.datagrams and getattr(request, "truncated", False):
             self.events.emit(DatagramTruncated(request.peer, len(request.payload)))
         try:
-            self.spawn(job)
+            self._spawn(job)
         except Exception as error:  # noqa: BLE001 - whatever a strategy raises is reported
-            self.ledger.count_refusal()
-            self.events.emit(RequestRefused(job.peer, error))
-            job.finish()
+            self.refuse(job, error)
+
+    def refuse(self, job: Job, error: Exception) -> None:
+        """Close a request that could not be started, report it, and give its slot back."""
+        self.ledger.count_refusal()
+        self.events.emit(RequestRefused(job.peer, error))
+        job.finish()
 
     def _survive(self, endpoint: Endpoint, error: OSError) -> bool:
         """Decide about an error of accept: whether to try again at once; one that is fatal is raised."""
@@ -238,7 +252,7 @@ class Engine:
         for endpoint in self.endpoints:
             try:
                 endpoint.listener.close()
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is reported
                 self.events.emit(CloseFailed(endpoint.url, error))
 
     def close(self) -> None:
@@ -262,5 +276,10 @@ class Engine:
     def give_up(self) -> list[Job]:
         """Record the jobs that are still under way as cut, and return them."""
         jobs = list(self.ledger.active)
-        self.cut_peers += tuple(job.peer for job in jobs)
+        self._given_up.update(jobs)
         return jobs
+
+    @property
+    def cut_peers(self) -> tuple[Any, ...]:
+        """The peers of the jobs that were cut."""
+        return tuple(job.peer for job in self._given_up)

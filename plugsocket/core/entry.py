@@ -9,7 +9,7 @@ from plugsocket.core.engine import StopReport
 from plugsocket.core.errors import PlugsocketError
 from plugsocket.core.protocols import Handler, Strategy
 from plugsocket.core.registry import Registry, default_registry
-from plugsocket.core.server import Server
+from plugsocket.core.server import DEFAULT_GRACE, Server
 
 
 def run(
@@ -17,6 +17,7 @@ def run(
     handler: Handler,
     strategy: str | Strategy | None = None,
     *,
+    grace: float = DEFAULT_GRACE,
     started: Callable[[Server], object] | None = None,
 ) -> StopReport:
     """Serve until a signal: `plugsocket.run("tcp://127.0.0.1:9999", handle)`.
@@ -25,6 +26,7 @@ def run(
         endpoints: as for `Server`.
         handler: as for `Server`.
         strategy: as for `Server`.
+        grace: as for `Server`.
         started: as for `Server.run`.
 
     Returns:
@@ -34,7 +36,7 @@ def run(
         PlugsocketError: the parts do not make a server; see `Server`.
         OSError: as `Server.run`.
     """
-    return Server(endpoints, handler, strategy).run(started=started)
+    return Server(endpoints, handler, strategy, grace=grace).run(started=started)
 
 
 async def serve(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import attrs
+import trio
 
 from plugsocket.core.accepting import AcceptAction
 from plugsocket.core.addresses import display
@@ -72,10 +73,10 @@ class AcceptRecovered:
 
 @attrs.frozen(eq=False)
 class CloseFailed:
-    """A listener could not remove what it made, such as its socket file; its descriptor is closed."""
+    """A listener could not be closed as it should, such as its socket file not be removed."""
 
     endpoint: str
-    error: OSError
+    error: Exception
 
     def __str__(self) -> str:
         return f"closing {self.endpoint}: {self.error}"
@@ -89,6 +90,11 @@ class ServerFailed:
 
     def __str__(self) -> str:
         return f"server failed: {self.error!r}"
+
+
+def is_disconnection(error: BaseException) -> bool:
+    """Whether an error says that the peer is gone, as blocking sockets and as trio's streams say it."""
+    return isinstance(error, ConnectionError | trio.BrokenResourceError)
 
 
 Event: TypeAlias = (
@@ -113,7 +119,7 @@ def log_events(event: Event) -> None:
     A peer that disconnected is no failure of ours: it is logged at `DEBUG`, without a traceback.
     """
     error = getattr(event, "error", None)
-    if isinstance(event, HandlerFailed) and isinstance(error, ConnectionError):
+    if isinstance(event, HandlerFailed) and is_disconnection(event.error):
         logger.debug("%s", event, extra={"event": event})
         return
     traceback = error if isinstance(event, HandlerFailed | ServerFailed) else None
@@ -133,6 +139,8 @@ class Events:
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Stop calling a subscriber; it is a `ValueError` if it was not one."""
         remaining = list(self._subscribers)
+        if subscriber not in remaining:
+            raise ValueError(f"{subscriber!r} is no subscriber; these are: {self._subscribers}")
         remaining.remove(subscriber)
         self._subscribers = tuple(remaining)
 

@@ -95,7 +95,10 @@ class Job:
                 return
             self._finished = True
         try:
-            self.request.close()
+            try:
+                self.request.close()
+            except Exception as error:  # noqa: BLE001 - a handler that closed the descriptor itself, or a plug-in
+                failure = failure or error
             if failure is not None:
                 self.engine.report_failure(self, failure)
         finally:

@@ -60,6 +60,11 @@ def _kind(handler: Any, name: str) -> Any:
                 f"the class {name} has no handle() method, as a request handler class has; "
                 f"to have its instances called, pass one: {name}()"
             )
+        if inspect.iscoroutinefunction(target.handle):  # type: ignore[attr-defined]  # it was found above
+            raise CompositionError(
+                f"handle() of the class {name} is async, and request handler classes block; "
+                "write an async function instead"
+            )
         return IRequestHandlerClass
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise CompositionError(f"{name} is a generator function: calling it would run nothing")

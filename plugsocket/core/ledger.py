@@ -1,7 +1,8 @@
 """The account of a server's requests: those under way, which is also the limit, and counters for the rest."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
@@ -48,7 +49,7 @@ class Ledger:
     def __init__(self, on_free: Callable[[], None], on_change: Callable[[], None]) -> None:
         self.active: set[Job] = set()
         self.wanted = False
-        self.watched = False
+        self.watched = 0  # by how many who wait for a number of requests
         self.accepted = 0
         self.accept_errors = 0
         self._failed = 0
@@ -56,6 +57,17 @@ class Ledger:
         self._rare = threading.Lock()
         self._on_free = on_free
         self._on_change = on_change
+
+    @contextmanager
+    def watched_by_one(self) -> Iterator[None]:
+        """Tell of every change, for the length of a block."""
+        with self._rare:
+            self.watched += 1
+        try:
+            yield
+        finally:
+            with self._rare:
+                self.watched -= 1
 
     def open(self, job: "Job") -> None:
         """Enter a job; it takes a slot."""

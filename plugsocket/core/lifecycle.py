@@ -2,7 +2,7 @@
 
 import enum
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,8 +34,11 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     (State.PAUSED, "handled one"): State.BOUND,
     (State.PAUSED, "stop"): State.DRAINING,
     (State.DRAINING, "drained"): State.CLOSED,
-    **{(state, "fail"): State.FAILED for state in (State.BOUND, State.SERVING, State.PAUSED, State.DRAINING)},
+    **{(state, "fail"): State.FAILED for state in (State.SERVING, State.PAUSED, State.DRAINING)},
 }
+
+REQUESTS = {"bind", "serve", "pause", "resume", "stop"}
+"""Those of the moves that somebody asks for; the others happen."""
 
 FINAL = frozenset({State.CLOSED, State.FAILED})
 """The states from which no move leads on."""
@@ -51,6 +54,7 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self._state = State.NEW
+        self.entered: Counter[State] = Counter()  # how often each state was, for those who would miss a short one
         self._changed = threading.Condition(threading.RLock())
         self._decider: int | None = None
         self._later: deque[Callable[[], object]] = deque()
@@ -63,14 +67,16 @@ class Lifecycle:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the state as it is for the length of a block, for a decision that rests on it. Blocks may be nested."""
-        with self._changed:
-            outer, self._decider = self._decider, threading.get_ident()
-            try:
-                yield
-            finally:
-                self._decider = outer
-        if outer is None:
-            while self._later:
+        outer: int | None = threading.get_ident()
+        try:
+            with self._changed:
+                outer, self._decider = self._decider, threading.get_ident()
+                try:
+                    yield
+                finally:
+                    self._decider = outer
+        finally:
+            while outer is None and self._later:
                 self._later.popleft()()
 
     def deferred(self, call: Callable[[], object]) -> bool:
@@ -96,11 +102,11 @@ class Lifecycle:
         with self.held():
             after = TRANSITIONS.get((self._state, event))
             if after is None:
-                allowed = [name for state, name in TRANSITIONS if state is self._state]
-                raise LifecycleError(
-                    f"cannot {event} a server that is {self._state.name}; possible: {', '.join(allowed) or 'nothing'}"
-                )
+                allowed = [name for state, name in TRANSITIONS if state is self._state and name in REQUESTS]
+                possible = ", ".join(allowed) or "a new server"
+                raise LifecycleError(f"cannot {event} a server that is {self._state.name}; possible: {possible}")
             self._state = after
+            self.entered[after] += 1
             self._changed.notify_all()
             return after
 

@@ -5,6 +5,7 @@ an option. The same fields give the constructor, its checks, and the form `name=
 """
 
 import os
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -86,8 +87,8 @@ SECONDS = "a number of seconds, zero or more"
 
 
 def is_seconds(value: Any) -> bool:
-    """Whether a value is a duration: a finite number that is not negative."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+    """Whether a value is a duration: a number that is not negative, and that locks can wait for."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= threading.TIMEOUT_MAX
 
 
 def seconds(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:

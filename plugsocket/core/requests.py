@@ -153,8 +153,8 @@ class DatagramRequest:
         return (self.listener.socket.fileno(), self.listener.reply_socket.fileno())
 
     def cut(self) -> None:
-        """Give up the way back: nobody waits for more of a datagram, but a reply may wait."""
-        self.listener.release(self)
+        """Wake a reply that waits for room: nobody waits for more of a datagram. It is cut for every request."""
+        _shutdown(self.listener.reply_socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Give up the way back: the sockets are the listener's, which keeps them for its requests."""

@@ -30,7 +30,7 @@ from plugsocket.core.signals import stop_signals_handled
 
 DEFAULT_GRACE = 10.0  # seconds; below the 30 after which orchestrators commonly kill, picked rather than measured
 ASKED = StopReport(0, (), 0.0, finished=False)
-PATIENCE = 3.0  # seconds beyond the grace that stop() waits for handlers that were cut, and for the strategy
+PATIENCE = 5.0  # seconds beyond the grace that stop() waits; more than drivers give handlers that were cut
 
 
 @implementer(IServer)
@@ -192,23 +192,24 @@ class Server:
         """
         if self.state is State.NEW:
             self.bind()
+        with self._lifecycle.held():
+            if self.state is not State.BOUND:
+                self._lifecycle.move("serve")  # which says what is allowed
         ready = threading.Event()
         errors: list[BaseException] = []
 
         def serve() -> None:
             try:
                 self._serve_here(ready.set)
-            except BaseException as error:  # noqa: BLE001 - it has been reported by then, or is raised below
-                errors.append(error)
+            except BaseException as error:  # noqa: BLE001 - it is raised below, or else was reported
+                if not ready.is_set():
+                    errors.append(error)
             finally:
                 ready.set()
 
         thread = threading.Thread(target=serve, name=f"plugsocket {self.urls[0]}", daemon=True)
-        with self._lifecycle.held():
-            if self.state is not State.BOUND:
-                self._lifecycle.move("serve")  # which says what is allowed
-            self._background = thread
         thread.start()
+        self._background = thread
         ready.wait()
         if errors:
             raise errors[0]
@@ -282,8 +283,11 @@ class Server:
 
         Raises:
             LifecycleError: the server serves already, or is over.
+            OptionError: `timeout` is no duration; the server is unharmed.
             OSError: as `serve_forever`.
         """
+        if timeout is not None and not is_seconds(timeout):
+            raise OptionError(f"timeout must be {SECONDS}, or None, not {timeout!r}")
         before = self._ledger.accepted
         self._serve_here(_nothing, math.inf if timeout is None else timeout)
         return self._ledger.accepted > before
@@ -304,22 +308,28 @@ class Server:
             self._serving_thread = threading.get_ident()
         engine = self._engine
         assert engine is not None, "a server past NEW has an engine"
-        try:
+        with self._failure_closes(engine):
             yield engine
+            with self._lifecycle.held():
+                if not engine.stopping:
+                    engine.paused = False
+                    self._lifecycle.move("handled one")
+                    self._serving_thread = None
+                    return
+            self._driver.finish(engine)
+        self._close(engine, None)
+
+    @contextmanager
+    def _failure_closes(self, engine: Engine) -> Iterator[None]:
+        """Be over if the block raises."""
+        try:
+            yield
         except Exception as error:
             self._close(engine, error)
             raise
         except BaseException:  # Ctrl-C, or cancelled: asked to end from outside
             self._close(engine, None)
             raise
-        with self._lifecycle.held():
-            if not engine.stopping:
-                engine.paused = False
-                self._lifecycle.move("handled one")
-                self._serving_thread = None
-                return
-        self._driver.finish(engine)
-        self._close(engine, None)
 
     def pause(self) -> None:
         """Stop accepting; requests under way go on, new ones wait in the kernel's queue.
@@ -354,7 +364,8 @@ class Server:
         and returns at once; elsewhere it returns when the server is closed.
 
         Args:
-            grace: seconds that requests under way get; by default the server's. 0 cuts them now.
+            grace: seconds that requests under way get, `inf` for as long as they take; by default the server's, which
+                it always is from a forked child. 0 cuts them now.
 
         Returns:
             How it went; not `finished` where it only asked, or where a handler could not be ended.
@@ -369,10 +380,9 @@ class Server:
             self._enforce_elsewhere(grace)
             return ASKED
         self._enforce(grace)
-        if self._background is not None:
+        if self._report is not None and self._background is not None:
             self._background.join(PATIENCE)
-        cut = self._engine.cut_peers if self._engine is not None else ()
-        return self._report or StopReport(0, cut, time.monotonic() - self._stop_began, finished=False)
+        return self._report or self._unfinished()
 
     async def stop_async(self, grace: float | None = None) -> StopReport:
         """As `stop()`, inside a trio program: waits without blocking the other tasks.
@@ -385,13 +395,20 @@ class Server:
         if report is not None:
             return report
         self._enforce_elsewhere(grace)
-        if not self._in_handler():
+        if self._in_handler():
+            return ASKED
+        if self.state not in FINAL:
             closed, token = trio.Event(), trio.lowlevel.current_trio_token()
             self._on_closed.append(partial(token.run_sync_soon, closed.set))
-            if self.state not in FINAL:
+            if self.state not in FINAL:  # again: it may just have closed, in another thread
                 with trio.move_on_after(grace + PATIENCE):
                     await closed.wait()
-        return self._report or ASKED
+        return self._report or self._unfinished()
+
+    def _unfinished(self) -> StopReport:
+        """The report of a stop that could not end every handler."""
+        cut = self._engine.cut_peers if self._engine is not None else ()
+        return StopReport(0, cut, time.monotonic() - self._stop_began, finished=False)
 
     def _ask_to_stop(self, grace: float) -> StopReport | None:
         """Set the stop in motion; return a report where there is nothing to wait for."""
@@ -411,16 +428,24 @@ class Server:
                 self._stop_began = time.monotonic()
             engine.request_stop(grace)
             idle = self.state is State.BOUND
+            waits = not self._in_handler() and not trio.lowlevel.in_trio_task()
             if idle:
                 self._lifecycle.move("stop")
-                self._serving_thread = threading.get_ident()
-        if idle:  # nobody serves, so the drain is ours
-            self._driver.finish(engine)
-            self._close(engine, None)
+                self._serving_thread = threading.get_ident() if waits else None
+        if idle and waits:  # nobody serves, so the drain is ours
+            self._drain_idle(engine)
             return self._report
+        if idle:
+            threading.Thread(target=self._drain_idle, args=(engine,), name="plugsocket drain", daemon=True).start()
         if self._inline:
             engine.begin_drain()  # the handler that runs in the loop keeps the loop from doing it
         return None
+
+    def _drain_idle(self, engine: Engine) -> None:
+        """Drain what handle_request() left under way."""
+        with self._failure_closes(engine):
+            self._driver.finish(engine)
+        self._close(engine, None)
 
     def _is_inside(self) -> bool:
         """Whether waiting for the server here would be waiting for oneself."""
@@ -443,7 +468,7 @@ class Server:
             start_new_thread(self._enforce, (grace,))  # takes no lock: the caller may be a signal handler
 
     def _wait_closed(self, timeout: float) -> bool:
-        return self._lifecycle.wait_for(lambda: self.state in FINAL, timeout)
+        return self._lifecycle.wait_for(lambda: self.state in FINAL, min(timeout, threading.TIMEOUT_MAX))
 
     def _begin_drain(self) -> None:
         with self._lifecycle.held():
@@ -458,7 +483,8 @@ class Server:
         self._begin_drain()
         cut = engine.cut_peers
         seconds = time.monotonic() - self._stop_began
-        self._report = StopReport(max(0, engine.busy_at_stop - len(cut)), cut, seconds)
+        completed = max(0, engine.busy_at_stop - len(cut))
+        self._report = StopReport(completed, cut, seconds, finished=not self._ledger.active)
         self._cause = cause
         self._lifecycle.move("drained" if cause is None else "fail")
         if cause is not None:
@@ -487,19 +513,25 @@ class Server:
             timeout: seconds; `None` for ever.
 
         Returns:
-            Whether it came; `False` also when the server is over, and so it never will.
+            Whether it came, if only for a moment; `False` also when the server is over, and so it never will.
+
+        Raises:
+            TypeError: not one of the two was given, or what was given is no state.
         """
         if (state is None) == (connections is None):
             raise TypeError("wait() takes one of state= and connections=")
+        if state is not None and not isinstance(state, State):
+            raise TypeError(f"state= takes a State such as State.CLOSED, not {state!r}")
+        before = self._lifecycle.entered[state] if state is not None else 0
 
         def reached() -> bool:
             if state is not None:
-                return self.state is state
-            self._ledger.watched = True
+                return self.state is state or self._lifecycle.entered[state] > before
             return len(self._ledger.active) == connections
 
-        self._lifecycle.wait_for(lambda: reached() or self.state in FINAL, timeout)
-        return reached()
+        with self._ledger.watched_by_one():
+            self._lifecycle.wait_for(lambda: reached() or self.state in FINAL, timeout)
+            return reached()
 
     def __enter__(self) -> Self:
         return self
@@ -519,6 +551,6 @@ def _construct(cls: Callable[..., object], server: Server, arguments: tuple[Any,
 
 
 def _checked_grace(grace: float) -> float:
-    if not is_seconds(grace):
+    if grace != math.inf and not is_seconds(grace):
         raise OptionError(f"grace must be {SECONDS}, not {grace!r}")
     return grace

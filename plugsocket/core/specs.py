@@ -4,6 +4,7 @@ from typing import Any, Protocol, Self, cast
 from urllib.parse import unquote
 
 from plugsocket.core.errors import OptionError, PluginError
+from plugsocket.core.interfaces import IStrategy
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, find
 from plugsocket.core.protocols import Strategy, Transport
 
@@ -81,10 +82,12 @@ def strategy(spec: str | Strategy) -> Strategy:
     if not hasattr(found, "from_text"):
         if options:
             raise OptionError(f"the strategy {name!r} takes no options as text: it has no from_text()")
-        if not callable(found):
-            raise PluginError(f"the plug-in of {name!r} is no strategy: {found!r}")
-        return cast("Strategy", found())
-    return cast("Strategy", found.from_text({}, options))
+        made = found() if callable(found) else None
+    else:
+        made = found.from_text({}, options)
+    if not IStrategy.providedBy(made):
+        raise PluginError(f"the plug-in of {name!r} is no strategy: {found!r}")
+    return cast("Strategy", made)
 
 
 def _options(spec: str, query: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import io
 import socket
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from plugsocket.core.protocols import CloseSignal
 from plugsocket.core.requests import DatagramRequest, StreamRequest
@@ -139,7 +139,11 @@ class DatagramRequestHandler(BaseRequestHandler):
     def finish(self) -> None:
         """Send the reply, if there is one."""
         reply = self.wfile.getvalue()
-        if reply and self._handled:
+        if not reply or not self._handled:
+            return
+        if isinstance(self.request, _DatagramAndSocket) and self.request.request.raw:
+            self.request.request.send(self.socket, reply)
+        else:
             self.socket.sendto(reply, self.client_address)
 
 
@@ -151,4 +155,15 @@ def stream_arguments(request: StreamRequest, closing: CloseSignal) -> tuple[Any,
 def datagram_arguments(request: DatagramRequest, closing: CloseSignal) -> tuple[Any, Any]:  # noqa: ARG001 - the form of a view
     """Make the first two arguments of a request handler class from a datagram."""
     # The address as the kernel gave it, which is what `sendto` on this socket takes, whatever its family shows.
-    return (request.payload, request.listener.reply_socket), request.raw or request.peer
+    return _DatagramAndSocket(request), request.raw or request.peer
+
+
+class _DatagramAndSocket(tuple[bytes, Socket]):
+    """The pair that `socketserver` documents, which also knows the address that a reply should leave from."""
+
+    request: DatagramRequest
+
+    def __new__(cls, request: DatagramRequest) -> Self:
+        pair = super().__new__(cls, (request.payload, request.listener.reply_socket))
+        pair.request = request
+        return pair

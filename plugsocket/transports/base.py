@@ -80,12 +80,13 @@ class SocketListener:
     """What the two kinds of socket listener share.
 
     Args:
-        sock: bound and non-blocking; the listener owns it.
+        sock: bound, and listening if it takes connections; the listener owns it, and makes it non-blocking.
         on_close: removes what else was made for it; called once, while the socket is still open: until then nobody
             else can have taken its place, nor the number of its file.
     """
 
     def __init__(self, sock: socket.socket, on_close: Callable[[], None] | None = None) -> None:
+        sock.setblocking(False)  # accept() must not wait, whoever opened it
         self.socket = sock
         self._family = sock.family
         self._address = address_of(sock.family, sock.getsockname())
@@ -133,7 +134,7 @@ class DatagramListener(SocketListener):
     Requests that are under way when it is closed can still be answered: the sockets close with the last of them.
 
     Args:
-        sock: bound and non-blocking; the listener owns it.
+        sock: bound, and listening if it takes connections; the listener owns it, and makes it non-blocking.
         on_close: as for every listener.
         max_datagram: bytes of a message that are kept; of a longer one the rest is lost, and it says so.
         source_of: for a socket that receives for several addresses: makes, of the ancillary data of a message, those
