@@ -26,7 +26,7 @@ from plugsocket.core.opening import open_engine
 from plugsocket.core.options import SECONDS, is_seconds
 from plugsocket.core.protocols import Handler, Strategy, Transport, TrioDriver
 from plugsocket.core.registry import Registry, default_registry
-from plugsocket.core.signals import stop_signals_handled
+from plugsocket.core.signals import signals_left_alone, stop_signals_handled
 
 DEFAULT_GRACE = 10.0  # seconds; below the 30 after which orchestrators commonly kill, picked rather than measured
 ASKED = StopReport(0, (), 0.0, finished=False)
@@ -465,7 +465,8 @@ class Server:
     def _enforce_elsewhere(self, grace: float) -> None:
         """See to the end of a handler that runs in the loop, for a caller who does not wait for it."""
         if self._inline:
-            start_new_thread(self._enforce, (grace,))  # takes no lock: the caller may be a signal handler
+            with signals_left_alone():
+                start_new_thread(self._enforce, (grace,))  # takes no lock: the caller may be a signal handler
 
     def _wait_closed(self, timeout: float) -> bool:
         return self._lifecycle.wait_for(lambda: self.state in FINAL, min(timeout, threading.TIMEOUT_MAX))

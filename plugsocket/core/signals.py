@@ -36,3 +36,20 @@ def signals_wake(fileno: int) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
+
+
+@contextmanager
+def signals_left_alone() -> Iterator[None]:
+    """Have threads that are started in the block take no signals, for their life, so that the main thread gets them.
+
+    A thread inherits the signals that are blocked where it is started (pthread_sigmask(3)). The system would else be
+    free to give it the signal that is to bring the main thread out of a call that waits.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
