@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -33,6 +34,7 @@ def test_every_pair_does_as_it_should(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [".venv/bin/plugsocket", "demo"])
     assert main(["demo"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -47,7 +49,7 @@ def test_every_pair_does_as_it_should(
     pairs = rows * len(strategy_names()) * len(HANDLERS)
     assert out.endswith(
         f"\n{pairs} pairs: {pairs - refused} answered right, {refused} were refused as they should be, 0 did wrong.\n"
-        f"Try next: {demo.NEXT}\n"
+        f"Try next: .venv/bin/plugsocket {demo.NEXT}\n"
     )
 
 

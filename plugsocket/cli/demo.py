@@ -1,5 +1,6 @@
 """`plugsocket demo`: every pair, live, as a table."""
 
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from plugsocket.cli.output import row_of, tell
 from plugsocket.core.specs import strategy as make_strategy
 
 CELL = len("3 + 1 refused")
-NEXT = "plugsocket serve tcp://127.0.0.1:9999 --handler upper --strategy 'thread?max_workers=64'"
+NEXT = "serve tcp://127.0.0.1:9999 --handler upper --strategy 'thread?max_workers=64'"
 
 
 @attrs.define
@@ -88,7 +89,7 @@ def _sum_up(run: _Demo) -> bool:
     tell(
         f"{len(run.outcomes)} pairs: {counted[Verdict.RIGHT]} answered right, {counted[Verdict.REFUSED]} were refused "
         f"as they should be, {counted[Verdict.WRONG]} did wrong.",
-        f"Try next: {NEXT}",
+        f"Try next: {_command()} {NEXT}",
     )
     return good
 
@@ -102,3 +103,9 @@ def _forks_allowed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork", DeprecationWarning)
         yield
+
+
+def _command() -> str:
+    """How this program was started, so that it can be started once more from where the user is."""
+    program = sys.argv[0]
+    return f"{sys.executable} -m plugsocket" if program.endswith(".py") else program or "plugsocket"
