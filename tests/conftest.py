@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import Recorder
+from tests.kit import Recorder, child_pids
 
 
 def _descriptors() -> dict[str, str]:
@@ -24,14 +24,6 @@ def _threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if not thread.name.startswith("Trio thread")}
 
 
-def _children() -> set[str]:
-    found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError):  # a thread that is ending
-            found.update((task / "children").read_text().split())
-    return found
-
-
 def _socket_files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_socket()}
 
@@ -39,10 +31,10 @@ def _socket_files(folder: Path) -> set[Path]:
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path) -> Iterator[None]:
     """Count descriptors, threads, children and socket files before and after each test."""
-    descriptors, threads, children = _descriptors(), _threads(), _children()
+    descriptors, threads, children = _descriptors(), _threads(), child_pids()
     yield
     assert not _threads() - threads
-    assert not _children() - children
+    assert not child_pids() - children
     assert not _socket_files(tmp_path)
     left = {number: what for number, what in _descriptors().items() if number not in descriptors}
     assert not left

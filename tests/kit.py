@@ -3,8 +3,9 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import plugsocket
@@ -44,6 +45,15 @@ class Recorder:
         with self._came:
             assert self._came.wait_for(lambda: len(self.of(kind)) >= count, TIMEOUT), self.events
         return self.of(kind)
+
+
+def child_pids() -> set[str]:
+    """The process ids of this process's children, of all its threads."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that is ending
+            found.update((task / "children").read_text().split())
+    return found
 
 
 # Endpoints and strategies: whatever is installed.

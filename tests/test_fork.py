@@ -8,15 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from plugsocket import ChildError, Connection, Datagram, Fork, Server, StopReport
 from plugsocket.core.events import HandlerFailed, RequestRefused
-from tests.kit import TIMEOUT, Recorder, ask, client, function, receive, serving
+from tests.kit import TIMEOUT, Recorder, ask, child_pids, client, function, receive, serving
 from tests.programs import connect, end_of, line_of, program
 
 ENDPOINT = "tcp://127.0.0.1:0"
@@ -25,14 +24,6 @@ GRACE = 5.0
 
 def forking(handler: Callable[..., Any], max_children: int = 40) -> Server:
     return Server(ENDPOINT, handler, Fork(max_children))
-
-
-def children() -> set[str]:
-    found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError):  # a thread that is ending
-            found.update((task / "children").read_text().split())
-    return found
 
 
 # Output
@@ -195,14 +186,14 @@ def test_other_children_of_the_program_keep_their_exit_status() -> None:
 
 
 def test_no_zombie_is_left_while_the_server_idles() -> None:
-    before = children()
+    before = child_pids()
     with serving(forking(function)) as server:
         for _ in range(3):
             with client(server) as sock:
                 ask(sock, b"hello")
-                assert len(children() - before) == 1
+                assert len(child_pids() - before) == 1
             assert server.wait(connections=0, timeout=TIMEOUT)
-            assert children() == before
+            assert child_pids() == before
 
 
 def test_a_program_that_ignores_sigchld(recorder: Recorder) -> None:
@@ -330,13 +321,13 @@ def test_a_datagram_is_answered_from_the_server_s_address() -> None:
 
 
 def test_max_children_is_a_cap() -> None:
-    before = children()
+    before = child_pids()
     with serving(forking(function, max_children=2)) as server, ExitStack() as stack:
         first, second, third = (stack.enter_context(client(server)) for _ in range(3))
         ask(first, b"hello")
         ask(second, b"hello")
         third.sendall(b"waits")
-        assert len(children() - before) == server.stats.accepted == 2
+        assert len(child_pids() - before) == server.stats.accepted == 2
         first.close()
         assert receive(third, 5) == b"waits"
         assert server.stats.accepted == 3

@@ -113,5 +113,4 @@ class Thread(BlockingStrategy):
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         with pool.lock:
-            pool.threads.difference_update(thread for thread in threads if not thread.is_alive())
             return not pool.threads

@@ -424,8 +424,7 @@ class Server:
             if self.state in FINAL:
                 return self._report
             assert engine is not None, "what is neither NEW nor over has an engine"
-            if math.isnan(self._stop_began):
-                self._stop_began = time.monotonic()
+            self._note_stop()
             engine.request_stop(grace)
             idle = self.state is State.BOUND
             waits = not self._in_handler() and not trio.lowlevel.in_trio_task()
@@ -475,8 +474,12 @@ class Server:
         with self._lifecycle.held():
             if self.state in (State.SERVING, State.PAUSED):
                 self._lifecycle.move("stop")
-            if math.isnan(self._stop_began):
-                self._stop_began = time.monotonic()
+            self._note_stop()
+
+    def _note_stop(self) -> None:
+        """Take the time when the stop began, which is when it was first asked for."""
+        if math.isnan(self._stop_began):
+            self._stop_began = time.monotonic()
 
     def _close(self, engine: Engine, cause: Exception | None) -> None:
         """Be over: the driver has released everything that it had."""
