@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import Recorder, child_pids
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import child_pids
 
 
 def _descriptors() -> dict[str, str]:

@@ -1,7 +1,6 @@
-"""What the tests share: example endpoints and handlers of every kind, clients, and a recorder of events."""
+"""What the tests share: example endpoints and handlers of every kind, and clients."""
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -19,32 +18,10 @@ from plugsocket import (
     UnixAddress,
     own_loop,
 )
-from plugsocket.core.events import Event
 from plugsocket.core.interfaces import IDatagramTransport
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, plugins
 
 TIMEOUT = 20.0  # seconds after which something that should have happened did not
-
-
-class Recorder:
-    """A subscriber of events."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self._came = threading.Condition()
-
-    def __call__(self, event: Event) -> None:
-        with self._came:
-            self.events.append(event)
-            self._came.notify_all()
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def wait_for(self, kind: type, count: int = 1) -> list[Any]:
-        with self._came:
-            assert self._came.wait_for(lambda: len(self.of(kind)) >= count, TIMEOUT), self.events
-        return self.of(kind)
 
 
 def child_pids() -> set[str]:

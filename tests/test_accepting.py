@@ -1,57 +1,26 @@
 """What is done about errors of accept: the table, the pauses, and what becomes of the server."""
 
 import errno
+import os
 import socket
-from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-import attrs
 import pytest
 import trio
 from trio.testing import MockClock
-from zope.interface import implementer
 
 from plugsocket import TCP, Server, State, Thread, Trio
 from plugsocket.core.accepting import BACK_OFF, LONGEST_PAUSE, RETRY, AcceptAction, AcceptPolicy, BackOff
 from plugsocket.core.engine import BATCH
 from plugsocket.core.events import AcceptFailed, AcceptRecovered, ServerFailed
-from plugsocket.core.interfaces import IListener, IStreamTransport
-from tests.kit import TIMEOUT, Recorder, ask, async_function, client, function, serving, strategy_names
+from plugsocket.testing import EventRecorder as Recorder
+from plugsocket.testing import FaultyTransport, low_descriptor_limit
+from tests.kit import TIMEOUT, ask, async_function, client, function, serving, strategy_names
 
 
-@implementer(IListener)
-class Flaky:
-    """A listener that raises what it is told to before it accepts."""
-
-    def __init__(self, listener: Any, errors: list[int]) -> None:
-        self._listener = listener
-        self._errors = errors
-        self.attempts = 0
-        self.address = listener.address
-        self.fileno: Callable[[], int] = listener.fileno
-        self.close: Callable[[], None] = listener.close
-
-    def accept(self) -> Any:
-        self.attempts += 1
-        if self._errors:
-            number = self._errors.pop(0)
-            raise OSError(number, errno.errorcode[number])
-        return self._listener.accept()
-
-
-@implementer(IStreamTransport)
-@attrs.frozen
-class FlakyTCP:
-    """TCP, but accepting fails with these errors first."""
-
-    errors: list[int]
-    opened: list[Flaky] = attrs.field(factory=list)
-
-    scheme = "flaky"
-
-    def listen(self) -> Flaky:
-        self.opened.append(Flaky(TCP("127.0.0.1", 0).listen(), self.errors))
-        return self.opened[-1]
+def faulty_tcp(errors: list[int]) -> FaultyTransport:
+    return FaultyTransport(TCP("127.0.0.1", 0), errors)
 
 
 every_strategy = pytest.mark.parametrize("strategy", strategy_names())
@@ -90,7 +59,7 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 @every_strategy
 def test_errors_of_one_connection_are_passed_over(strategy: str, recorder: Recorder) -> None:
-    transport = FlakyTCP(sorted(RETRY))
+    transport = faulty_tcp(sorted(RETRY))
     with serving(Server(transport, function, strategy), recorder) as server, client(server) as sock:
         assert ask(sock, b"served all the same") == b"served all the same"
         assert server.stats.accept_errors == len(RETRY)
@@ -99,7 +68,7 @@ def test_errors_of_one_connection_are_passed_over(strategy: str, recorder: Recor
 
 @every_strategy
 def test_running_out_is_waited_out_and_reported_once(strategy: str, recorder: Recorder) -> None:
-    transport = FlakyTCP([errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+    transport = faulty_tcp([errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
     with serving(Server(transport, function, strategy), recorder) as server, client(server) as sock:
         assert ask(sock, b"served at last") == b"served at last"
         assert server.stats.accept_errors == 3
@@ -111,8 +80,25 @@ def test_running_out_is_waited_out_and_reported_once(strategy: str, recorder: Re
 
 
 @every_strategy
+def test_running_out_for_real_is_waited_out_by_server_and_clients(strategy: str, recorder: Recorder) -> None:
+    with serving(Server("tcp://127.0.0.1:0", function, strategy), recorder) as server, ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(3)]
+        with low_descriptor_limit(0):
+            for sock in socks:
+                sock.settimeout(TIMEOUT)
+                sock.connect(server.addresses[0])
+            (failed,) = recorder.wait_for(AcceptFailed)
+            assert server.stats.accepted == 0
+        for sock in socks:
+            with sock:
+                assert ask(sock, b"served at last") == b"served at last"
+    assert (failed.error.errno, failed.action) == (errno.EMFILE, AcceptAction.BACK_OFF)
+    assert [type(event) for event in recorder.events] == [AcceptFailed, AcceptRecovered]
+
+
+@every_strategy
 def test_an_error_that_should_pass_but_does_not_is_no_spin(strategy: str, recorder: Recorder) -> None:
-    transport = FlakyTCP([errno.EPERM] * (2 * BATCH))
+    transport = faulty_tcp([errno.EPERM] * (2 * BATCH))
     with serving(Server(transport, function, strategy), recorder) as server, client(server) as sock:
         assert ask(sock, b"served at last") == b"served at last"
     assert server.stats.accept_errors == 2 * BATCH
@@ -122,11 +108,11 @@ def test_an_error_that_should_pass_but_does_not_is_no_spin(strategy: str, record
 
 @every_strategy
 def test_a_listener_that_is_broken_makes_the_server_fail(strategy: str, recorder: Recorder) -> None:
-    transport = FlakyTCP([errno.EINVAL])
+    transport = faulty_tcp([errno.EINVAL])
     server = Server(transport, function, strategy)
     with serving(server, recorder), socket.create_connection(server.addresses[0]):
         assert server.wait(state=State.FAILED, timeout=TIMEOUT)
-        assert transport.opened[0].fileno() == -1
+        assert transport.listeners[0].fileno() == -1
         recorder.wait_for(ServerFailed)
     assert isinstance(server.cause, OSError)
     assert server.cause.errno == errno.EINVAL
@@ -136,11 +122,14 @@ def test_a_listener_that_is_broken_makes_the_server_fail(strategy: str, recorder
 
 @pytest.mark.parametrize("strategy", [Thread(), Trio()], ids=["thread", "trio"])
 def test_serve_forever_raises_what_made_the_server_fail(strategy: Any) -> None:
-    transport = FlakyTCP([errno.ENOTSOCK])
+    transport = faulty_tcp([errno.ENOTSOCK])
     server = Server(transport, function, strategy)
     server.unsubscribe(__import__("plugsocket").core.events.log_events)
     server.bind()
-    with socket.create_connection(server.addresses[0]), pytest.raises(OSError, match="ENOTSOCK") as caught:
+    with (
+        socket.create_connection(server.addresses[0]),
+        pytest.raises(OSError, match=os.strerror(errno.ENOTSOCK)) as caught,
+    ):
         server.serve_forever()
     assert caught.value is server.cause
     assert server.state is State.FAILED
@@ -148,7 +137,7 @@ def test_serve_forever_raises_what_made_the_server_fail(strategy: Any) -> None:
 
 def test_a_second_out_of_descriptors_on_a_mock_clock() -> None:
     """Fewer than 20 attempts in a second of failing, and served once it is over, without a real second."""
-    transport = FlakyTCP([errno.EMFILE] * 8)
+    transport = faulty_tcp([errno.EMFILE] * 8)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -163,4 +152,4 @@ def test_a_second_out_of_descriptors_on_a_mock_clock() -> None:
     clock = MockClock(autojump_threshold=0)
     began = clock.current_time()
     trio.run(main, clock=clock)
-    assert transport.opened[0].attempts < 20
+    assert len(transport.attempts) < 20

@@ -14,7 +14,8 @@ import pytest
 
 from plugsocket import UDP, Connection, Datagram, InetAddress, ReplyError, Server, UnixAddress, UnixDatagram
 from plugsocket.core.events import DatagramTruncated, HandlerFailed
-from tests.kit import TIMEOUT, Recorder, ask, client, receive, serving, strategy_names
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import TIMEOUT, ask, client, receive, serving, strategy_names
 
 ENDPOINT = "tcp://127.0.0.1:0"
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,21 +134,32 @@ MAY_IMPORT = {
     "transports": {"core", "transports"},
     "concurrency": {"core", "concurrency"},
     "handlers": {"core", "handlers"},
+    "testing": {"core", "transports", "concurrency", "handlers", "testing"},
 }
+
+
+def imports_of(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """What the modules below a folder import of plugsocket: each module with the parts of a name."""
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+                names = [f"{prefix}{alias.name}".split(".") for alias in node.names]
+                yield from ((file, parts) for parts in names if parts[0] == "plugsocket")
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_point_one_way(room: str) -> None:
-    files = list((ROOT / room).rglob("*.py"))
-    assert files
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                parts = name.split(".")
-                if parts[0] == "plugsocket":
-                    assert parts[1] in MAY_IMPORT[room], f"{file.name} imports {name}"
+    imports = list(imports_of(ROOT / room))
+    assert imports
+    for file, parts in imports:
+        assert parts[1] in MAY_IMPORT[room], f"{file.name} imports {'.'.join(parts)}"
+
+
+def test_nothing_that_serves_imports_what_tests_are_made_with() -> None:
+    importers = {file for file, parts in imports_of(ROOT) if parts[1:2] == ["testing"]}
+    assert importers
+    assert {file.parent for file in importers} == {ROOT / "testing"}
 
 
 def test_only_three_packages_are_needed_at_run_time() -> None:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import plugsocket
+from plugsocket import testing
 from plugsocket.core.accepting import FIRST_PAUSE, LONGEST_PAUSE
 from plugsocket.core.engine import BATCH
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, plugins
@@ -221,9 +222,12 @@ def test_the_numbers_in_the_explanations() -> None:
 def test_every_public_name_is_in_the_reference() -> None:
     reference = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
     documented = set(re.findall(r"^\.\. auto\w+:: plugsocket\.(\w+)$", reference, re.MULTILINE))
-    modules = {"cli", "concurrency", "core", "handlers", "transports"}
+    modules = {"cli", "concurrency", "core", "handlers", "testing", "transports"}
     public = {name for name in vars(plugsocket) if not name.startswith("_")} - modules
     assert public == documented
+    documented = set(re.findall(r"^\.\. auto\w+:: plugsocket\.testing\.(\w+)$", reference, re.MULTILINE))
+    files = {path.stem for path in Path(testing.__file__).parent.glob("*.py")}
+    assert {name for name in vars(testing) if not name.startswith("_")} - files == documented
 
 
 if __name__ == "__main__":

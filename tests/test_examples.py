@@ -26,7 +26,8 @@ from plugsocket.core.errors import OptionError
 from plugsocket.core.events import RequestRefused
 from plugsocket.core.interfaces import IDatagramTransport, IManagedStrategy
 from plugsocket.core.plugins import STRATEGIES, plugins
-from tests.kit import HANDLERS, TIMEOUT, Recorder, ask, client, serving
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import HANDLERS, TIMEOUT, ask, client, serving
 from tests.test_docs import ROOT, blocks_of, process, stopped_once_serving
 
 EXAMPLES = ROOT / "examples"

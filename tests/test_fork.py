@@ -15,7 +15,9 @@ import pytest
 
 from plugsocket import ChildError, Connection, Datagram, Fork, Server, StopReport
 from plugsocket.core.events import HandlerFailed, RequestRefused
-from tests.kit import TIMEOUT, Recorder, ask, child_pids, client, function, receive, serving
+from plugsocket.testing import EventRecorder as Recorder
+from plugsocket.testing import failing_forks
+from tests.kit import TIMEOUT, ask, child_pids, client, function, receive, serving
 from tests.programs import connect, end_of, line_of, program
 
 ENDPOINT = "tcp://127.0.0.1:0"
@@ -345,15 +347,8 @@ def test_stop_at_the_cap(grace: float) -> None:
             waiting.recv(1)  # it was never accepted
 
 
-def test_a_fork_that_fails(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> None:
-    fork = os.fork
-
-    def failing() -> int:
-        monkeypatch.setattr(os, "fork", fork)
-        raise OSError(errno.EAGAIN, "no more processes")
-
-    with serving(forking(function), recorder) as server:
-        monkeypatch.setattr(os, "fork", failing)
+def test_a_fork_that_fails(recorder: Recorder) -> None:
+    with serving(forking(function), recorder) as server, failing_forks(1) as failures:
         with client(server) as sock:
             assert sock.recv(1) == b""
             (refusal,) = recorder.wait_for(RequestRefused)
@@ -362,6 +357,7 @@ def test_a_fork_that_fails(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) 
             assert ask(sock, b"next") == b"next"
         assert server.wait(connections=0, timeout=TIMEOUT)
         assert (server.stats.refused, server.stats.completed, server.stats.failed) == (1, 1, 0)
+    assert failures.delivered == 1
     assert refusal.error.errno == errno.EAGAIN
     assert recorder.events == [refusal]
 

@@ -31,7 +31,8 @@ from plugsocket import (
 from plugsocket.core.events import HandlerFailed
 from plugsocket.core.interfaces import IAsyncHandler, IRequestHandlerClass, ISyncHandler
 from plugsocket.core.kinds import inspect_handler
-from tests.kit import TIMEOUT, Recorder, ask, client, receive, serving, strategy_names
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import TIMEOUT, ask, client, receive, serving, strategy_names
 
 ENDPOINT = "tcp://127.0.0.1:0"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, of no length; closing then resets the connection (socket(7))

@@ -11,10 +11,10 @@ import pytest
 from plugsocket import CompositionError, Server, strategy
 from plugsocket.core.events import HandlerFailed
 from plugsocket.core.interfaces import IBlockingStrategy, IStreamTransport
+from plugsocket.testing import EventRecorder as Recorder
 from tests.kit import (
     HANDLERS,
     TIMEOUT,
-    Recorder,
     ask,
     client,
     example_ids,

@@ -12,7 +12,8 @@ from plugsocket import AsyncConnection, AsyncDatagram, CompositionError, Connect
 from plugsocket.core.events import HandlerFailed
 from plugsocket.core.interfaces import IAsyncHandler, ISyncHandler
 from plugsocket.core.kinds import inspect_handler
-from tests.kit import TIMEOUT, Recorder, ask, async_function, client, function, receive, serving, strategy_names
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import TIMEOUT, ask, async_function, client, function, receive, serving, strategy_names
 
 ENDPOINT = "tcp://127.0.0.1:0"
 

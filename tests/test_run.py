@@ -24,7 +24,8 @@ from plugsocket import (
     Trio,
 )
 from plugsocket.core.events import HandlerFailed
-from tests.kit import TIMEOUT, Recorder, ask, client, function, receive, serving, strategy_names
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import TIMEOUT, ask, client, function, receive, serving, strategy_names
 from tests.programs import connect, end_of, interrupt, line_of, program
 
 ENDPOINT = "tcp://127.0.0.1:0"

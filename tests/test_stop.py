@@ -14,7 +14,8 @@ import pytest
 import trio
 
 from plugsocket import Connection, Fork, LifecycleError, Server, State, StopReport, Sync, Thread, Trio
-from tests.kit import TIMEOUT, Recorder, ask, async_function, client, function, serving, strategy_names
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import TIMEOUT, ask, async_function, client, function, serving, strategy_names
 from tests.programs import interrupt
 
 ENDPOINT = "tcp://127.0.0.1:0"

@@ -19,7 +19,8 @@ from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.control import Control
 from plugsocket.core.events import HandlerFailed
 from plugsocket.core.requests import StreamRequest
-from tests.kit import TIMEOUT, Recorder, client, receive, serving
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import TIMEOUT, client, receive, serving
 
 ENDPOINT = "tcp://127.0.0.1:0"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, of no length; closing then resets the connection (socket(7))

@@ -32,9 +32,10 @@ from plugsocket import (
     Trio,
 )
 from plugsocket.core.events import CloseFailed, HandlerFailed, RequestRefused, log_events
+from plugsocket.testing import EventRecorder as Recorder
+from plugsocket.testing import FaultyTransport
 from plugsocket.transports import TCP, StreamListener, StreamTransport
-from tests.kit import TIMEOUT, Recorder, ask, async_function, client, function, serving
-from tests.test_accepting import FlakyTCP
+from tests.kit import TIMEOUT, ask, async_function, client, function, serving
 
 ENDPOINT = "tcp://127.0.0.1:0"
 
@@ -149,7 +150,7 @@ def test_a_listener_that_does_not_close_well(recorder: Recorder) -> None:
 
 
 def test_a_pause_of_one_trio_run_means_nothing_to_the_next() -> None:
-    transport = FlakyTCP([errno.EMFILE])
+    transport = FaultyTransport(TCP("127.0.0.1", 0), [errno.EMFILE])
     with Server(transport, async_function, Trio()) as server:
         server.bind()
         with client(server) as sock:

@@ -7,7 +7,9 @@ import pytest
 
 from plugsocket import Connection, Server, Thread
 from plugsocket.core.events import HandlerFailed, RequestRefused
-from tests.kit import TIMEOUT, Recorder, ask, client, function, receive, serving
+from plugsocket.testing import EventRecorder as Recorder
+from plugsocket.testing import failing_threads
+from tests.kit import TIMEOUT, ask, client, function, receive, serving
 
 ENDPOINT = "tcp://127.0.0.1:0"
 
@@ -94,17 +96,8 @@ def test_threads_that_go_lose_no_request(idle_timeout: float) -> None:
                 assert ask(sock, b"hello") == b"hello"
 
 
-def test_a_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> None:
-    start = threading.Thread.start
-
-    def failing(thread: threading.Thread) -> None:
-        if not thread.name.startswith("plugsocket-"):
-            return start(thread)
-        monkeypatch.setattr(threading.Thread, "start", start)
-        raise RuntimeError("can't start new thread")
-
-    with serving(Server(ENDPOINT, function, Thread(max_workers=1)), recorder) as server:
-        monkeypatch.setattr(threading.Thread, "start", failing)
+def test_a_thread_that_cannot_start(recorder: Recorder) -> None:
+    with serving(Server(ENDPOINT, function, Thread(max_workers=1)), recorder) as server, failing_threads(1) as failures:
         with client(server) as sock:
             assert sock.recv(1) == b""
             (refusal,) = recorder.wait_for(RequestRefused)
@@ -114,6 +107,7 @@ def test_a_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch, recorder: R
         assert server.wait(connections=0, timeout=TIMEOUT)
         assert (server.stats.refused, server.stats.completed, server.stats.failed) == (1, 1, 0)
         assert server.stop().finished
+    assert failures.delivered == 1
     assert str(refusal.error) == "can't start new thread"
     assert recorder.events == [refusal]
 

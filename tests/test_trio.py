@@ -29,7 +29,8 @@ from plugsocket import (
     Trio,
 )
 from plugsocket.core.events import HandlerFailed
-from tests.kit import TIMEOUT, Recorder, ask, async_function, client, function, serving
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import TIMEOUT, ask, async_function, client, function, serving
 
 ENDPOINT = "tcp://127.0.0.1:0"
 

@@ -23,7 +23,8 @@ from plugsocket import (
     echo,
 )
 from plugsocket.core.events import DatagramTruncated, HandlerFailed
-from tests.kit import HANDLERS, TIMEOUT, Recorder, ask, async_function, client, function, serving, strategy_names
+from plugsocket.testing import EventRecorder as Recorder
+from tests.kit import HANDLERS, TIMEOUT, ask, async_function, client, function, serving, strategy_names
 
 V4 = UDP("127.0.0.1", 0)
 LARGEST = 65_507  # bytes: 65,535 without the headers of IPv4 and UDP

@@ -27,8 +27,9 @@ from plugsocket import (
 )
 from plugsocket.core.addresses import display
 from plugsocket.core.events import CloseFailed, DatagramTruncated, HandlerFailed
+from plugsocket.testing import EventRecorder as Recorder
 from plugsocket.transports import unix
-from tests.kit import HANDLERS, TIMEOUT, Recorder, ask, async_function, client, function, serving, strategy_names
+from tests.kit import HANDLERS, TIMEOUT, ask, async_function, client, function, serving, strategy_names
 
 both = pytest.mark.parametrize("transport", [UnixStream, UnixDatagram])
 every_strategy = pytest.mark.parametrize("strategy", strategy_names())
