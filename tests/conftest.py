@@ -1,44 +1,19 @@
-"""What every test has: a count of what it leaves behind; and servers of all kinds, made from what is installed."""
+"""What every test has: a count of what it leaves behind, and a recorder of events."""
 
-import os
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import child_pids
-
-
-def _descriptors() -> dict[str, str]:
-    found = {}
-    for entry in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # the folder's own
-            found[entry] = os.readlink(f"/proc/self/fd/{entry}")
-    return found
-
-
-def _threads() -> set[threading.Thread]:
-    # trio keeps idle worker threads for ten seconds, under this name.
-    return {thread for thread in threading.enumerate() if not thread.name.startswith("Trio thread")}
-
-
-def _socket_files(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_socket()}
+from tests.leftovers import leaving_nothing
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path) -> Iterator[None]:
     """Count descriptors, threads, children and socket files before and after each test."""
-    descriptors, threads, children = _descriptors(), _threads(), child_pids()
-    yield
-    assert not _threads() - threads
-    assert not child_pids() - children
-    assert not _socket_files(tmp_path)
-    left = {number: what for number, what in _descriptors().items() if number not in descriptors}
-    assert not left
+    with leaving_nothing(tmp_path):
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What the tests share: example endpoints and handlers of every kind, and clients."""
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,16 @@ from plugsocket import (
     UnixAddress,
     own_loop,
 )
+from plugsocket.core.events import (
+    AcceptFailed,
+    AcceptRecovered,
+    CloseFailed,
+    DatagramTruncated,
+    HandlerFailed,
+    HookFailed,
+    RequestRefused,
+    ServerFailed,
+)
 from plugsocket.core.interfaces import IDatagramTransport
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, plugins
 
@@ -31,6 +42,19 @@ def child_pids() -> set[str]:
         with suppress(FileNotFoundError):  # a thread that is ending
             found.update((task / "children").read_text().split())
     return found
+
+
+PROBLEMS = (
+    AcceptFailed,
+    AcceptRecovered,
+    CloseFailed,
+    DatagramTruncated,
+    HandlerFailed,
+    HookFailed,
+    RequestRefused,
+    ServerFailed,
+)
+"""The kinds of event that tell of something out of the ordinary."""
 
 
 # Endpoints and strategies: whatever is installed.
@@ -101,6 +125,34 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 }
 
 
+# Handlers that owe an answer: a connection that merely waits for a request ends by itself when its server stops.
+
+BEGUN = b"begun"
+
+
+def busy(connection: Any) -> None:
+    """Be busy from the first byte on, and say so, but not through the connection, which would take it for the answer.
+
+    What comes afterwards is echoed.
+    """
+    if connection.recv(1):
+        os.write(connection.fileno(), BEGUN)
+        function(connection)
+
+
+async def async_busy(connection: Any) -> None:
+    """The same for trio."""
+    if await connection.receive_some(1):
+        os.write(connection.socket.fileno(), BEGUN)
+        await async_function(connection)
+
+
+def keep_busy(sock: socket.socket) -> None:
+    """Have a server whose handler is `busy` or `async_busy` owe this client an answer."""
+    sock.sendall(b"?")
+    assert receive(sock, len(BEGUN)) == BEGUN
+
+
 # Clients
 
 
@@ -140,8 +192,8 @@ def receive(sock: socket.socket, size: int) -> bytes:
 def serving(server: Server, *subscribers: Any) -> Iterator[Server]:
     """Serve in a background thread, and stop without waiting for clients that the test left open."""
     for subscriber in subscribers:
-        server.subscribe(subscriber)
-    server.unsubscribe(plugsocket.core.events.log_events)
+        server.subscribe(subscriber, *PROBLEMS)
+    server.unsubscribe(plugsocket.log_events)
     with server:
         server.start()
         yield server

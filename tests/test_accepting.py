@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from plugsocket import TCP, Server, State, Thread, Trio
+from plugsocket import TCP, Server, State, Thread, Trio, log_events
 from plugsocket.core.accepting import BACK_OFF, LONGEST_PAUSE, RETRY, AcceptAction, AcceptPolicy, BackOff
 from plugsocket.core.engine import BATCH
 from plugsocket.core.events import AcceptFailed, AcceptRecovered, ServerFailed
@@ -124,7 +124,7 @@ def test_a_listener_that_is_broken_makes_the_server_fail(strategy: str, recorder
 def test_serve_forever_raises_what_made_the_server_fail(strategy: Any) -> None:
     transport = faulty_tcp([errno.ENOTSOCK])
     server = Server(transport, function, strategy)
-    server.unsubscribe(__import__("plugsocket").core.events.log_events)
+    server.unsubscribe(log_events)
     server.bind()
     with (
         socket.create_connection(server.addresses[0]),

@@ -7,18 +7,20 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plugsocket import ChildError, Connection, Datagram, Fork, Server, StopReport
+from plugsocket.concurrency import orphans
 from plugsocket.core.events import HandlerFailed, RequestRefused
 from plugsocket.testing import EventRecorder as Recorder
 from plugsocket.testing import failing_forks
-from tests.kit import TIMEOUT, ask, child_pids, client, function, receive, serving
-from tests.programs import connect, end_of, line_of, program
+from tests.kit import TIMEOUT, ask, busy, child_pids, client, function, keep_busy, receive, serving
+from tests.programs import connect, end_of, interrupt, line_of, program
 
 ENDPOINT = "tcp://127.0.0.1:0"
 GRACE = 5.0
@@ -86,6 +88,10 @@ def exits(_connection: Connection) -> None:
     os._exit(3)
 
 
+def exits_as_if_all_were_well(_connection: Connection) -> None:
+    os._exit(0)
+
+
 def is_killed(_connection: Connection) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -128,8 +134,9 @@ def says_nothing(_connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
-        (exits, "child {} exited with status 3"),
-        (is_killed, "child {} was killed by SIGKILL"),
+        (exits, "child {} exited with status 3 before its handler returned"),
+        (exits_as_if_all_were_well, "child {} exited with status 0 before its handler returned"),
+        (is_killed, "child {} was killed by SIGKILL before its handler returned"),
         (wants_to_exit, "SystemExit: 4"),
         (has_much_to_say, "ValueError: the first line"),
         (has_a_long_line, "ValueError: " + "x" * 2036),
@@ -215,14 +222,15 @@ def test_a_program_that_ignores_sigchld(recorder: Recorder) -> None:
 
 def test_without_pidfds(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> None:
     monkeypatch.delattr(os, "pidfd_open")
-    with serving(forking(function), recorder) as server:
+    with serving(forking(busy), recorder) as server:
         for data in (b"1", b"raise", b"3"):
             with client(server) as sock:
+                keep_busy(sock)
                 sock.sendall(data)
                 assert sock.recv(100) == (b"" if data == b"raise" else data)
             assert server.wait(connections=0, timeout=TIMEOUT)
         with client(server) as sock:
-            ask(sock, b"busy")
+            keep_busy(sock)
             assert server.stop(grace=0).cut == (sock.getsockname(),)
     assert [str(failure.error) for failure in recorder.events] == ["RuntimeError: raise"]
 
@@ -258,15 +266,105 @@ def test_one_client_sees_its_end_while_another_is_served() -> None:
         assert short.recv(1) == b""
 
 
-ORPHANED = """
+HOLDING = """
+    import errno, fcntl, logging, logging.handlers, os, select, socket, sys, threading
     import plugsocket
 
-    def handle(connection):
-        connection.sendall(b"ready")
-        connection.closing.wait()
-        connection.sendall(b"orphaned")
-        connection.recv(1)
+    logging.basicConfig(filename=sys.argv[1])
+    logging.getLogger("named").addHandler(logging.FileHandler(sys.argv[2]))
+    buffered = logging.FileHandler(sys.argv[3])
+    logging.getLogger("buffered").addHandler(logging.handlers.MemoryHandler(100, target=buffered))
 
+    def fails(use):
+        try:
+            use()
+        except OSError as error:
+            return error.errno == errno.EBADF
+        return False
+
+    def flags_of(descriptor):
+        try:
+            return fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        except OSError:  # the folder's own, which is closed again
+            return None
+
+    def usable():
+        flags = {number: flags_of(number) for number in map(int, os.listdir("/proc/self/fd"))}
+        return {number for number, each in flags.items() if each is not None and not each & os.O_PATH}
+
+    def streams_of(*loggers):
+        return {handler.stream.fileno() for logger in loggers for handler in logger.handlers}
+
+    def handle(connection):
+        held = usable() - {0, 1, 2, connection.fileno(), connection.closing.fileno()}
+        held -= streams_of(logging.getLogger(), logging.getLogger("named")) | {buffered.stream.fileno()}
+        (report,) = held
+        print(os.readlink(f"/proc/self/fd/{report}").split(":")[0], flags_of(report) & os.O_ACCMODE == os.O_WRONLY)
+        print(all(map(fails, (
+            lambda: os.read(secret.fileno(), 1),
+            lambda: os.write(writer, b"x"),
+            lambda: held_socket.send(b"x"),
+            lambda: poll.poll(0),
+            lambda: server._engine.endpoints[0].listener.accept(),
+            lambda: server._engine.control.answer(),
+        ))))
+        logging.getLogger().warning("from the child")
+        logging.getLogger("named").warning("from the child, by name")
+        logging.getLogger("buffered").warning("from the child, at its end")
+        connection.sendall(b"done")
+
+    secret = open("/proc/self/stat", "rb")
+    reader, writer = os.pipe()
+    held_socket, other = socket.socketpair()
+    poll = select.epoll()
+    server = plugsocket.Server(["tcp://127.0.0.1:0", "udp://127.0.0.1:0"], handle, "fork")
+    server.bind()
+    print(server.addresses[0].port, flush=True)
+    server.handle_request()
+    print(server.stop().finished)
+    logging.getLogger().warning("from the parent")
+    for each in (secret, held_socket, other):
+        each.close()
+"""
+
+
+def test_a_child_can_use_nothing_but_its_own_descriptors_and_the_log_s(tmp_path: Path) -> None:
+    logs = [tmp_path / f"{name}.log" for name in ("root", "named", "buffered")]
+    with program(HOLDING, *map(str, logs)) as process:
+        with connect(line_of(process)) as sock:
+            assert receive(sock, 100) == b"done"
+        code, output, errors = end_of(process)
+    assert (code, errors) == (0, "")
+    assert output.splitlines() == ["pipe True", "True", "True"]
+    assert logs[0].read_text().splitlines() == [
+        "WARNING:root:from the child",
+        "WARNING:named:from the child, by name",
+        "WARNING:buffered:from the child, at its end",
+        "WARNING:root:from the parent",
+    ]
+    assert logs[1].read_text() == "from the child, by name\n"
+    assert logs[2].read_text() == "from the child, at its end\n"
+
+
+# Children whose parent is killed
+
+ORPHANED = """
+    import os, sys
+    import plugsocket
+    from plugsocket.concurrency import orphans
+
+    def answer(connection, request):
+        connection.closing.wait()
+        os.write(connection.fileno(), b"orphaned")
+        connection.sendall(request + connection.recv(100))
+
+    def handle(connection):
+        os.write(connection.fileno(), b"ready")
+        if request := connection.recv(1):
+            answer(connection, request)
+        print("ended by itself:", connection.recv(100))
+
+    orphans.GRACE = int(sys.argv[1])
     server = plugsocket.Server("tcp://127.0.0.1:0", handle, "fork")
     server.bind()
     print(server.addresses[0].port, flush=True)
@@ -274,19 +372,44 @@ ORPHANED = """
 """
 
 
-def test_a_child_that_outlives_the_server_knows_it_and_leaves_the_port_free() -> None:
-    with program(ORPHANED) as process:
+@contextmanager
+def orphan(grace: int, request: bytes) -> Iterator[tuple[subprocess.Popen[str], socket.socket, str]]:
+    """The connection of a child whose parent was killed, while a request had begun or before; and the server's port."""
+    with program(ORPHANED, str(grace)) as process:
         port = line_of(process)
         with connect(port) as sock:
             assert receive(sock, 5) == b"ready"
+            sock.sendall(request)
             process.kill()
             process.wait(TIMEOUT)
-            assert receive(sock, 8) == b"orphaned"
-            with serving(Server(f"tcp://127.0.0.1:{port}", function)) as successor, client(successor) as other:
-                assert ask(other, b"hello") == b"hello"
-            sock.shutdown(socket.SHUT_WR)
-            assert sock.recv(1) == b""
-        assert end_of(process)[0] == -signal.SIGKILL
+            yield process, sock, port
+
+
+def test_a_busy_child_that_outlives_the_server_knows_it_and_can_answer() -> None:
+    with orphan(10, b"?") as (process, sock, port):
+        assert receive(sock, 8) == b"orphaned"
+        with serving(Server(f"tcp://127.0.0.1:{port}", function)) as successor, client(successor) as other:
+            assert ask(other, b"hello") == b"hello"
+        sock.sendall(b"!")
+        assert receive(sock, 100) == b"?!"
+        assert end_of(process) == (-signal.SIGKILL, "ended by itself: b''\n", "")
+
+
+def test_an_idle_child_that_outlives_the_server_ends_at_once() -> None:
+    with orphan(3600, b"") as (process, sock, _):
+        assert sock.recv(1) == b""
+        assert end_of(process) == (-signal.SIGKILL, "ended by itself: b''\n", "")
+
+
+def test_a_busy_child_that_outlives_the_server_does_not_do_so_for_long() -> None:
+    with orphan(1, b"?") as (process, sock, _):
+        assert receive(sock, 8) == b"orphaned"
+        assert sock.recv(1) == b""
+        assert end_of(process) == (-signal.SIGKILL, "", "")
+
+
+def test_children_get_as_long_as_a_server_does() -> None:
+    assert orphans.GRACE == 10
 
 
 def tells_its_pid(connection: Connection) -> None:
@@ -307,7 +430,7 @@ def test_sigterm_ends_a_child(recorder: Recorder) -> None:
         os.kill(pid, signal.SIGTERM)
         assert sock.recv(1) == b""
         (failure,) = recorder.wait_for(HandlerFailed)
-    assert str(failure.error) == f"child {pid} was killed by SIGTERM"
+    assert str(failure.error) == f"child {pid} was killed by SIGTERM before its handler returned"
 
 
 def test_a_datagram_is_answered_from_the_server_s_address() -> None:
@@ -337,8 +460,8 @@ def test_max_children_is_a_cap() -> None:
 
 @pytest.mark.parametrize("grace", [0, 0.05])
 def test_stop_at_the_cap(grace: float) -> None:
-    with serving(forking(function, max_children=1)) as server, client(server) as sock, client(server) as waiting:
-        ask(sock, b"hello")
+    with serving(forking(busy, max_children=1)) as server, client(server) as sock, client(server) as waiting:
+        keep_busy(sock)
         report = server.stop(grace=grace)
         assert report.cut == (sock.getsockname(),)
         assert report.finished
@@ -378,6 +501,35 @@ def test_a_child_that_ignores_sigterm_is_killed(recorder: Recorder) -> None:
         assert report.seconds < GRACE
         assert sock.recv(1) == b""
     assert recorder.events == []
+
+
+CUT = """
+    import os
+    import plugsocket
+
+    def handle(connection):
+        received = connection.recv(1)
+        os.write(connection.fileno(), b"begun")
+        try:
+            received += connection.recv(1)
+        finally:
+            print("in the child:", received)
+
+    server = plugsocket.Server("tcp://127.0.0.1:0", handle, "fork")
+    server.bind()
+    print(server.addresses[0].port, flush=True)
+    report = server.run(grace=0)
+    print(report.completed, len(report.cut), report.finished, server.stats.failed)
+"""
+
+
+def test_a_busy_child_is_woken_before_it_is_killed() -> None:
+    with program(CUT) as process:
+        with connect(line_of(process)) as sock:
+            keep_busy(sock)
+            interrupt(process.pid, signal.SIGTERM)
+            assert sock.recv(1) == b""
+        assert end_of(process) == (0, "in the child: b'?'\n0 1 True 0\n", "")
 
 
 def test_stop_from_a_child() -> None:

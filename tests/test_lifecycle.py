@@ -11,6 +11,10 @@ from tests.kit import TIMEOUT, client, function, serving
 ENDPOINT = "tcp://127.0.0.1:0"
 
 
+def ignore(_before: State, _state: State) -> None:
+    pass
+
+
 def reach(state: State) -> Lifecycle:
     """A lifecycle that was moved to a state by the shortest way that the table has."""
     ways: dict[State, list[str]] = {State.NEW: []}
@@ -18,7 +22,7 @@ def reach(state: State) -> Lifecycle:
         ways |= {
             after: [*ways[before], event] for (before, event), after in TRANSITIONS.items() if before in ways
         } | ways
-    lifecycle = Lifecycle()
+    lifecycle = Lifecycle(on_move=ignore)
     for event in ways[state]:
         lifecycle.move(event)
     assert lifecycle.state is state
@@ -72,7 +76,7 @@ def test_illegal_calls_name_the_state_and_harm_nothing() -> None:
 
 
 def test_waiting_is_woken_by_the_move() -> None:
-    lifecycle = Lifecycle()
+    lifecycle = Lifecycle(on_move=ignore)
     woken = threading.Event()
 
     def wait() -> None:
@@ -84,6 +88,21 @@ def test_waiting_is_woken_by_the_move() -> None:
     lifecycle.move("stop")
     thread.join(TIMEOUT)
     assert woken.is_set()
+
+
+def test_moves_are_told_in_their_order_once_the_state_may_change_again() -> None:
+    moves: list[tuple[State, State]] = []
+
+    def on_move(before: State, state: State) -> None:
+        moves.append((before, state))
+        if state is State.BOUND:
+            lifecycle.move("stop")
+
+    lifecycle = Lifecycle(on_move=on_move)
+    with lifecycle.held():
+        lifecycle.move("bind")
+        assert moves == []
+    assert moves == [(State.NEW, State.BOUND), (State.BOUND, State.DRAINING)]
 
 
 def test_wait_takes_one_condition_and_knows_what_will_never_come() -> None:

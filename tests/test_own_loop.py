@@ -13,7 +13,18 @@ from plugsocket.core.events import HandlerFailed
 from plugsocket.core.interfaces import IAsyncHandler, ISyncHandler
 from plugsocket.core.kinds import inspect_handler
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import TIMEOUT, ask, async_function, client, function, receive, serving, strategy_names
+from tests.kit import (
+    TIMEOUT,
+    ask,
+    async_busy,
+    async_function,
+    client,
+    function,
+    keep_busy,
+    receive,
+    serving,
+    strategy_names,
+)
 
 ENDPOINT = "tcp://127.0.0.1:0"
 
@@ -58,8 +69,8 @@ def test_an_exception_is_reported_as_itself(strategy: str, recorder: Recorder) -
 
 @every_strategy
 def test_stopping_ends_it(strategy: str, recorder: Recorder) -> None:
-    with serving(Server(ENDPOINT, own_loop(echo_and_time), strategy), recorder) as server, client(server) as sock:
-        ask(sock, b"under way")
+    with serving(Server(ENDPOINT, own_loop(async_busy), strategy), recorder) as server, client(server) as sock:
+        keep_busy(sock)
         report = server.stop(grace=0)
         assert report.cut == (sock.getsockname(),)
         assert report.finished

@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import trio
 
 from plugsocket import Connection, Fork, LifecycleError, Server, State, StopReport, Sync, Thread, Trio
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import TIMEOUT, ask, async_function, client, function, serving, strategy_names
+from tests.kit import TIMEOUT, ask, async_function, busy, client, function, keep_busy, serving, strategy_names
 from tests.programs import interrupt
 
 ENDPOINT = "tcp://127.0.0.1:0"
@@ -141,13 +142,13 @@ def test_from_a_signal_handler(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", ["sync", "thread", "trio"])
 def test_a_signal_handler_ends_a_handler_that_waits(strategy: str) -> None:
     """With Sync() the handler runs in the very thread that the signal interrupts."""
-    server = Server(ENDPOINT, function, strategy)
+    server = Server(ENDPOINT, busy, strategy)
     previous = signal.signal(signal.SIGUSR1, lambda *_: server.stop(grace=0.05))
 
     def silent_client() -> None:
         server.wait(state=State.SERVING)
         with client(server) as sock:
-            server.wait(connections=1)
+            keep_busy(sock)
             interrupt(os.getpid(), signal.SIGUSR1)
             sock.recv(1)
 
@@ -189,16 +190,16 @@ def test_a_signal_that_the_system_delivers_to_another_thread(strategy: str) -> N
 
 @every_strategy
 def test_new_connections_are_refused_while_requests_end_by_themselves(strategy: str) -> None:
-    with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
-        ask(sock, b"under way")
+    with serving(Server(ENDPOINT, busy, strategy)) as server, client(server) as sock:
+        keep_busy(sock)
         reports: list[StopReport] = []
         stopper = threading.Thread(target=lambda: reports.append(server.stop(grace=GRACE)))
         stopper.start()
         assert server.wait(state=State.DRAINING, timeout=TIMEOUT)
-        assert ask(sock, b"still served") == b"still served"
         while refused(server) is False:
             pass  # the listener closes right after the state has changed
-        sock.close()
+        assert ask(sock, b"still served") == b"still served"
+        assert sock.recv(1) == b""  # it was answered, and sent nothing more
         stopper.join(TIMEOUT)
     assert [(report.completed, report.cut) for report in reports] == [(1, ())]
     assert reports[0].seconds < GRACE
@@ -214,8 +215,8 @@ def refused(server: Server) -> bool:
 
 @every_strategy
 def test_requests_that_take_longer_than_the_grace_are_cut(strategy: str, recorder: Recorder) -> None:
-    with serving(Server(ENDPOINT, function, strategy), recorder) as server, client(server) as sock:
-        ask(sock, b"under way")
+    with serving(Server(ENDPOINT, busy, strategy), recorder) as server, client(server) as sock:
+        keep_busy(sock)
         report = server.stop(grace=0.05)
         assert report.cut == (sock.getsockname(),)
         assert report.completed == 0
@@ -227,15 +228,29 @@ def test_requests_that_take_longer_than_the_grace_are_cut(strategy: str, recorde
 
 @every_strategy
 def test_a_second_stop_shortens_the_grace(strategy: str) -> None:
-    with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
-        ask(sock, b"under way")
+    with serving(Server(ENDPOINT, busy, strategy)) as server, client(server) as sock:
+        keep_busy(sock)
         patient = threading.Thread(target=server.stop, kwargs={"grace": 60})
         patient.start()
         assert server.wait(state=State.DRAINING, timeout=TIMEOUT)
         report = server.stop(grace=0)
         patient.join(TIMEOUT)
     assert report.finished
+    assert len(report.cut) == 1
     assert report.seconds < GRACE
+
+
+@every_strategy
+@pytest.mark.parametrize("said", [b"", b"hello"], ids=["silent", "answered"])
+def test_idle_connections_end_at_once_and_by_themselves(said: bytes, strategy: str, recorder: Recorder) -> None:
+    with serving(Server(ENDPOINT, function, strategy), recorder) as server, client(server) as sock:
+        ask(sock, said)
+        assert server.wait(connections=1, timeout=TIMEOUT)
+        report = server.stop(grace=60)
+        assert (report.completed, report.cut, report.finished) == (1, (), True)
+        assert report.seconds < GRACE
+        assert sock.recv(1) == b""
+    assert recorder.events == []
 
 
 @every_strategy
@@ -268,17 +283,17 @@ def test_500_silent_clients_get_32_threads_and_the_server_stops() -> None:
     def handle(connection: Connection) -> None:
         nonlocal most
         most = max(most, sum(thread.name.startswith("plugsocket-") for thread in threading.enumerate()))
-        connection.recv(1)
+        busy(connection)
 
-    with serving(Server(ENDPOINT, handle, Thread(max_workers=32))) as server:
-        clients = [client(server) for _ in range(500)]
+    with serving(Server(ENDPOINT, handle, Thread(max_workers=32))) as server, ExitStack() as stack:
+        clients = [stack.enter_context(client(server)) for _ in range(500)]
+        for sock in clients[:16]:
+            keep_busy(sock)
         assert server.wait(connections=32, timeout=TIMEOUT)
         report = server.stop(grace=0.1)
-        for sock in clients:
-            sock.close()
     assert most == 32
     assert server.stats.accepted == 32
-    assert len(report.cut) == 32
+    assert (report.completed, len(report.cut)) == (16, 16)  # those that had said something are busy
     assert report.finished
     assert report.seconds < GRACE
 

@@ -30,12 +30,13 @@ from plugsocket import (
     Sync,
     Thread,
     Trio,
+    log_events,
 )
-from plugsocket.core.events import CloseFailed, HandlerFailed, RequestRefused, log_events
+from plugsocket.core.events import CloseFailed, HandlerFailed, RequestRefused
 from plugsocket.testing import EventRecorder as Recorder
 from plugsocket.testing import FaultyTransport
 from plugsocket.transports import TCP, StreamListener, StreamTransport
-from tests.kit import TIMEOUT, ask, async_function, client, function, serving
+from tests.kit import TIMEOUT, ask, async_function, busy, client, function, keep_busy, serving
 
 ENDPOINT = "tcp://127.0.0.1:0"
 
@@ -162,8 +163,8 @@ def test_a_pause_of_one_trio_run_means_nothing_to_the_next() -> None:
 @pytest.mark.parametrize("grace", [3e6, math.inf])
 @pytest.mark.parametrize("strategy", ["sync", "thread", "trio"])
 def test_a_very_long_grace(grace: float, strategy: str) -> None:
-    with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
-        ask(sock, b"under way")
+    with serving(Server(ENDPOINT, busy, strategy)) as server, client(server) as sock:
+        keep_busy(sock)
         stopper = threading.Thread(target=server.stop, args=(grace,))
         stopper.start()
         assert server.wait(state=State.DRAINING, timeout=TIMEOUT)
@@ -238,8 +239,8 @@ def test_handler_classes_reply_from_the_address_that_was_asked() -> None:
 
 @pytest.mark.parametrize("strategy", ["sync", "thread"])
 def test_several_stops_report_each_peer_once(strategy: str) -> None:
-    with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
-        ask(sock, b"under way")
+    with serving(Server(ENDPOINT, busy, strategy)) as server, client(server) as sock:
+        keep_busy(sock)
         threads = [threading.Thread(target=server.stop, args=(0.05,)) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -283,7 +284,10 @@ def test_a_reset_by_the_peer_is_no_error(handler: Any, caplog: pytest.LogCapture
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         recorder.wait_for(HandlerFailed)
         assert server.wait(connections=0, timeout=TIMEOUT)
-    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("DEBUG", None)]
+        assert (server.stats.disconnected, server.stats.failed) == (1, 0)
+    failures = [record for record in caplog.records if isinstance(record.__dict__["event"], HandlerFailed)]
+    assert [(record.levelname, record.exc_info) for record in failures] == [("DEBUG", None)]
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_an_async_handle_in_a_class_is_refused() -> None:
@@ -309,7 +313,7 @@ def test_waiting_sees_states_that_pass_quickly() -> None:
         with server._lifecycle.held():  # so that the waiter begins before the stop does
             thread.start()
             assert waiting.wait(TIMEOUT)
-        while not server._ledger.watched and thread.is_alive():
+        while not server._lifecycle._changed._waiters and thread.is_alive():  # type: ignore[attr-defined]
             pass
         server.stop()
         thread.join(TIMEOUT)

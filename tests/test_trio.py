@@ -1,6 +1,7 @@
 """Trio(): servers inside trio programs, their ends, and their threads."""
 
 import contextvars
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -30,7 +31,7 @@ from plugsocket import (
 )
 from plugsocket.core.events import HandlerFailed
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import TIMEOUT, ask, async_function, client, function, serving
+from tests.kit import BEGUN, PROBLEMS, TIMEOUT, async_busy, async_function, busy, client, function, keep_busy, serving
 
 ENDPOINT = "tcp://127.0.0.1:0"
 
@@ -46,9 +47,9 @@ def run(main: Callable[..., Awaitable[Any]], *arguments: Any, clock: trio.abc.Cl
 
 
 def quiet(server: Server, *subscribers: Any) -> Server:
-    server.unsubscribe(plugsocket.core.events.log_events)
+    server.unsubscribe(plugsocket.log_events)
     for subscriber in subscribers:
-        server.subscribe(subscriber)
+        server.subscribe(subscriber, *PROBLEMS)
     return server
 
 
@@ -62,6 +63,12 @@ async def exchange(stream: trio.abc.Stream, data: bytes) -> bytes:
     while len(received) < len(data) and (chunk := await stream.receive_some()):
         received += chunk
     return bytes(received)
+
+
+async def keep_it_busy(stream: trio.abc.Stream) -> None:
+    """As `keep_busy`, in trio."""
+    await stream.send_all(b"?")
+    assert await stream.receive_some() == BEGUN
 
 
 async def until_closed(stream: trio.abc.Stream) -> None:
@@ -196,7 +203,7 @@ def test_cancelling_closes_everything_and_cancels_the_handlers(tmp_path: Path, r
 
     async def handle(stream: AsyncConnection) -> None:
         try:
-            await stream.receive_some()
+            await async_busy(stream)
         except trio.Cancelled:
             cancelled.append(stream.peer)
             raise
@@ -207,8 +214,7 @@ def test_cancelling_closes_everything_and_cancels_the_handlers(tmp_path: Path, r
             await nursery.start(server.serve)
             assert path.is_socket()
             async with await connect(server) as stream:
-                while not server.stats.active:
-                    await trio.testing.wait_all_tasks_blocked()
+                await keep_it_busy(stream)
                 peer = stream.socket.getsockname()
                 nursery.cancel_scope.cancel()
                 await until_closed(stream)
@@ -258,15 +264,15 @@ def test_listeners_close_at_once_when_cancelled_though_a_handler_takes_its_time(
 def test_stop_async_drains_and_reports() -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(plugsocket.serve, ENDPOINT, async_function)
+            server = await nursery.start(plugsocket.serve, ENDPOINT, async_busy)
             async with await connect(server) as stream:
-                assert await exchange(stream, b"under way") == b"under way"
+                await keep_it_busy(stream)
                 reports = []
                 nursery.start_soon(collect, server, reports)
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 assert server.state is State.DRAINING
-                assert await exchange(stream, b"still served") == b"still served"
                 assert reports == []
+                assert await exchange(stream, b"still served") == b"still served"
         assert reports == [StopReport(1, (), server.report.seconds)]
 
     async def collect(server: Server, reports: list[StopReport]) -> None:
@@ -278,10 +284,10 @@ def test_stop_async_drains_and_reports() -> None:
 def test_no_grace_cancels_now(recorder: Recorder) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            server = quiet(Server(ENDPOINT, async_function), recorder)
+            server = quiet(Server(ENDPOINT, async_busy), recorder)
             await nursery.start(server.serve)
             async with await connect(server) as stream:
-                assert await exchange(stream, b"under way") == b"under way"
+                await keep_it_busy(stream)
                 report = await server.stop_async(grace=0)
                 assert report.cut == (stream.socket.getsockname(),)
                 assert report.completed == 0
@@ -315,9 +321,9 @@ def test_the_grace_is_trio_s_time() -> None:
 def test_cancelling_a_drain_cuts_what_is_left_and_says_so() -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(plugsocket.serve, ENDPOINT, async_function)
+            server = await nursery.start(plugsocket.serve, ENDPOINT, async_busy)
             async with await connect(server) as stream:
-                await exchange(stream, b"under way")
+                await keep_it_busy(stream)
                 nursery.start_soon(server.stop_async, TIMEOUT)
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 assert server.state is State.DRAINING
@@ -330,13 +336,13 @@ def test_cancelling_a_drain_cuts_what_is_left_and_says_so() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("handler", [async_function, function])
+@pytest.mark.parametrize("handler", [async_busy, busy])
 def test_stop_from_another_thread(handler: Any) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             server = await nursery.start(plugsocket.serve, ENDPOINT, handler)
             async with await connect(server) as stream:
-                await exchange(stream, b"under way")
+                await keep_it_busy(stream)
                 report = await trio.to_thread.run_sync(server.stop, 0)
                 assert len(report.cut) == 1
 
@@ -350,8 +356,8 @@ def test_stop_async_of_a_server_in_a_thread(strategy: Any) -> None:
         assert report.finished
         assert len(report.cut) == 1
 
-    with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
-        ask(sock, b"under way")
+    with serving(Server(ENDPOINT, busy, strategy)) as server, client(server) as sock:
+        keep_busy(sock)
         run(main, server)
 
 
@@ -435,6 +441,35 @@ def test_a_handler_in_a_background_server_cannot_end_it(error: BaseException, re
     assert [failure.error for failure in recorder.events] == [error]
 
 
+def test_a_task_that_outlives_its_handler_cannot_end_the_server() -> None:
+    """It finds the connection closed, though that lingers."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as background, trio.open_nursery() as nursery:
+
+            async def left_behind(stream: AsyncConnection) -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await stream.receive_some()
+
+            async def handle(stream: AsyncConnection) -> None:
+                if await stream.receive_some(1) == b"?":
+                    background.start_soon(left_behind, stream)
+                else:
+                    await stream.send_all(b"next")
+
+            server = await nursery.start(plugsocket.serve, ENDPOINT, handle)
+            async with await connect(server) as stream:
+                await stream.send_all(b"?")
+                assert await stream.receive_some() == b""
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                async with await connect(server) as other:
+                    assert await exchange(other, b"!") == b"next"
+            assert server.state is State.SERVING
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
 # Blocking handlers
 
 
@@ -461,6 +496,8 @@ def test_blocking_handlers_are_woken_by_cancellation(recorder: Recorder) -> None
 
     def handle(connection: Connection) -> None:
         received.append(connection.recv(1))
+        os.write(connection.fileno(), BEGUN)
+        received.append(connection.recv(1))
         received.append(connection.closing.is_set())
 
     async def main() -> None:
@@ -468,13 +505,12 @@ def test_blocking_handlers_are_woken_by_cancellation(recorder: Recorder) -> None
             server = quiet(Server(ENDPOINT, handle, "trio"), recorder)
             await nursery.start(server.serve)
             async with await connect(server) as stream:
-                while not server.stats.active:
-                    await trio.testing.wait_all_tasks_blocked()
+                await keep_it_busy(stream)
                 nursery.cancel_scope.cancel()
                 await until_closed(stream)
 
     run(main)
-    assert received == [b"", True]
+    assert received == [b"?", b"", True]
     assert recorder.events == []
 
 

@@ -5,6 +5,7 @@ from argparse import RawDescriptionHelpFormatter
 from importlib.metadata import version
 from typing import Any
 
+from plugsocket.cli.terms import add_terms
 from plugsocket.core.server import DEFAULT_GRACE
 
 ABOUT = "Network servers put together at run time: any transport, any concurrency strategy, any handler."
@@ -37,13 +38,21 @@ strategies:
 
 SERVE = f"""\
 {PARTS}
+overload policies:
+  queue: what comes above a limit waits in the kernel's queue; reject: it is accepted and closed at once;
+  'wait?seconds=2': it is accepted, waits so long for room, and is closed then;
+  'answer?reply=TEXT': it is sent a few bytes and closed; percent-escapes stand for what TEXT cannot have: %0D%0A.
+
 The addresses are printed to standard output, one a line, once they accept; the log goes to standard error.
-SIGTERM and Ctrl-C close the listeners and let requests under way end; a second one cuts them at once.
+SIGTERM and Ctrl-C close the listeners and let requests under way end; a second one cuts them at once. Meanwhile a
+terminal shows how many are under way, and how long they have left.
 
 examples:
   plugsocket serve tcp://127.0.0.1:9999
   plugsocket serve tcp://127.0.0.1:9999 'tcp://[::1]:9999' unix:///tmp/app.sock --handler upper --strategy trio
   plugsocket serve udp://127.0.0.1:9999 --handler mypackage.handlers:Upper --strategy 'fork?max_children=8' --grace 30
+  plugsocket serve tcp://127.0.0.1:9999 --max-connections 500 --max-per-peer 20 --overload 'wait?seconds=2'
+  plugsocket serve tcp://127.0.0.1:9999 --first-byte 5 --idle 60 --request 600 --stats 10
 """
 
 EXPLAIN = f"""\
@@ -83,7 +92,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="what requests under way get when the server stops (default: %(default)g)",
     )
-    serve.add_argument("--verbose", action="store_true", help="log more: at level DEBUG")
+    add_terms(serve)
+    serve.add_argument("--stats", type=float, metavar="SECONDS", help="log the counters every so many seconds")
+    serve.add_argument("--verbose", action="store_true", help="log more: every connection, at level DEBUG")
     _add(commands, "demo", "Try every pair of transport and strategy, live.", DEMO)
     _add_parts(_add(commands, "explain", "Tell what would be composed and why, or why not.", EXPLAIN))
     _add(commands, "plugins", "List the transports and strategies known.", PLUGINS)

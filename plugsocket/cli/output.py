@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 
 def tell(*lines: str) -> None:
-    """Write lines of a result, so that a reader has them at once."""
-    print(*lines, sep="\n", flush=True)  # noqa: T201 - the one place that prints results
+    """Write lines of a result, so that a reader has them at once; what the encoding lacks, as Python's escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, flush=True)  # noqa: T201 - the one place that prints results
 
 
 def remark(line: str) -> None:

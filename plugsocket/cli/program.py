@@ -10,7 +10,8 @@ from plugsocket.cli.demo import demo
 from plugsocket.cli.handlers import load_handler
 from plugsocket.cli.output import remark, tell
 from plugsocket.cli.plugins import plugin_table
-from plugsocket.cli.serve import log_to_stderr, serve_until_stopped
+from plugsocket.cli.serve import log_to_stderr, serve_until_stopped, watch
+from plugsocket.cli.terms import deadlines_of, limits_of
 from plugsocket.core.entry import explain
 from plugsocket.core.errors import PlugsocketError
 from plugsocket.core.server import Server
@@ -54,9 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: Namespace) -> int:
-    log_to_stderr(arguments.verbose)
-    handler = load_handler(arguments.handler)
-    serve_until_stopped(Server(arguments.endpoints, handler, arguments.strategy, grace=arguments.grace))
+    console = log_to_stderr(arguments.verbose)
+    server = Server(
+        arguments.endpoints,
+        load_handler(arguments.handler),
+        arguments.strategy,
+        limits=limits_of(arguments),
+        deadlines=deadlines_of(arguments),
+        grace=arguments.grace,
+    )
+    watch(server, console, arguments.verbose)
+    serve_until_stopped(server, arguments.stats)
     return OK
 
 

@@ -26,8 +26,9 @@ class BlockingStrategy(Options):
     def open(self, watcher: Watcher) -> None:
         """Get ready to spawn: nothing to do."""
 
-    def cut(self, force: bool) -> None:
+    def cut(self, force: bool) -> bool:  # noqa: ARG002 - there is nothing to force
         """End jobs that run in other processes: there are none."""
+        return False
 
     def join(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
         """Let go of threads and processes: there are none."""

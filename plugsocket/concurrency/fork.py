@@ -5,21 +5,21 @@ import os
 import signal
 import sys
 import time
-import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import attrs
 
 from plugsocket.concurrency.base import BlockingStrategy
-from plugsocket.concurrency.descriptors import drop_sockets
-from plugsocket.core.closing import wait_readable
-from plugsocket.core.errors import ChildDisconnectedError, ChildError, CompositionError
-from plugsocket.core.events import is_disconnection
+from plugsocket.concurrency.descriptors import drop_descriptors
+from plugsocket.concurrency.orphans import end_with_parent, find_prctl
+from plugsocket.concurrency.reports import LONGEST_REPORT, describe, told
+from plugsocket.core.errors import ChildError, CompositionError
 from plugsocket.core.options import integer
 from plugsocket.core.protocols import Job, Watcher
-
-LONGEST_REPORT = 4096  # bytes; what fits into a pipe at once on every system (PIPE_BUF and more, pipe(7))
+from plugsocket.core.readiness import wait_readable
 
 
 @attrs.frozen
@@ -37,16 +37,19 @@ class _Family:
     children: dict[int, _Child] = attrs.field(factory=dict)
     watcher: Watcher | None = None
     cut: bool = False
+    prctl: Callable[[int, int], Any] | None = None
 
 
 @attrs.define(eq=False, on_setattr=attrs.setters.frozen)
 class Fork(BlockingStrategy):
     """A child process per request.
 
-    The child keeps its own connection and no other socket: an inherited one would keep other peers from seeing end of
-    file, and the port from being bound again. Output is flushed before it exits; `atexit` functions do not run. An
-    exception of the handler is reported in the parent. Children are reaped by their process ids, at once and without
-    polling; other children of the program are left alone.
+    Of what the program has open, the child keeps its own connection, the close signal, and what output goes to: the
+    standard streams, and the files of `logging`. An inherited socket would keep other peers from seeing end of file,
+    and the port from being bound again; using another descriptor is an error (`EBADF`), so that a handler opens the
+    files that it needs. Output is flushed before the child exits; `atexit` functions do not run. An exception of the
+    handler is reported in the parent. Children are reaped by their process ids, at once and without polling; other
+    children of the program are left alone. If the program is killed, its children get ten seconds (Linux).
 
     From Python 3.12 on, `os.fork` warns in a program with several threads, since a lock that another thread holds stays
     locked in the child. `serve_forever()` and `run()` in a program without threads avoid it; `start()` cannot.
@@ -71,6 +74,7 @@ class Fork(BlockingStrategy):
         """Remember who watches the children."""
         self._family.watcher = watcher
         self._family.cut = False
+        self._family.prctl = find_prctl()
 
     def spawn(self, job: Job) -> None:
         """Fork, and have the child run the job.
@@ -80,6 +84,7 @@ class Fork(BlockingStrategy):
         """
         _flush_streams()  # what the child inherits of it, it would bring out a second time
         report, writer = os.pipe()
+        parent = os.getpid()
         try:
             pid = os.fork()
         except BaseException:
@@ -87,28 +92,31 @@ class Fork(BlockingStrategy):
             os.close(writer)
             raise
         if pid == 0:
-            self._be_child(job, writer)
+            os.close(report)  # which also leaves a descriptor for what comes
+            self._be_child(job, writer, parent)
         os.close(writer)
         child = _Child(pid, job, report, _end_of(pid, report))
         self._family.children[pid] = child
-        job.disown()
         if self._family.watcher is not None:
             self._family.watcher.watch(child.watched, partial(self._reap, child))
 
-    def _be_child(self, job: Job, writer: int) -> None:
+    def _be_child(self, job: Job, writer: int, parent: int) -> None:
         """Run the job and exit; does not return, whatever happens."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)  # which would wake the parent
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which lets its children finish
-            drop_sockets(keep=job.filenos())
-            failure = job.run_in_child()
-            if failure is None:
-                code = 0
+            end_with_parent(parent, self._family.prctl)
+            try:
+                drop_descriptors(keep=(*job.filenos(), writer))
+            except OSError as error:
+                failure: BaseException | None = error
             else:
-                os.set_blocking(writer, False)
-                os.write(writer, _describe(failure))
+                failure = job.run_in_child()
+            os.set_blocking(writer, False)
+            os.write(writer, describe(failure, job.summary()))
+            code = 0 if failure is None else 1
         finally:
             try:
                 logging.shutdown()  # which may write to the streams
@@ -127,26 +135,25 @@ class Fork(BlockingStrategy):
 
     def _failure(self, child: _Child) -> ChildError | None:
         """Collect how a child ended; `None` when it ended well, or was made to end."""
-        try:
+        status: int | None = None
+        with suppress(ChildProcessError):  # the program ignores SIGCHLD, or reaps any child
             _, status = os.waitpid(child.pid, 0)
-        except ChildProcessError:
-            status = 0  # the program ignores SIGCHLD, or reaps any child: what remains is what the child wrote
         os.set_blocking(child.report, False)
         with suppress(BlockingIOError):  # a process that the handler left behind may hold the pipe open
             if written := os.read(child.report, LONGEST_REPORT):
-                return _told(written)
-        code = os.waitstatus_to_exitcode(status)
-        if code == 0 or (code < 0 and self._family.cut):
+                return told(written, child.job)
+        code = None if status is None else os.waitstatus_to_exitcode(status)
+        if code is not None and code < 0 and self._family.cut:
             return None
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with status {code}"
-        return ChildError(f"child {child.pid} {how}")
+        return ChildError(f"child {child.pid} {_manner(code)} before its handler returned")
 
-    def cut(self, force: bool) -> None:
+    def cut(self, force: bool) -> bool:
         """Send every child SIGTERM, or with `force` SIGKILL."""
         self._family.cut = True
         for child in self._family.children.values():
             with suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL if force else signal.SIGTERM)
+        return bool(self._family.children)
 
     def join(self, timeout: float) -> bool:
         """Wait for the children that are left, and reap them."""
@@ -157,11 +164,16 @@ class Fork(BlockingStrategy):
         return not self._family.children
 
 
-def _signal_name(number: int) -> str:
+def _manner(code: int | None) -> str:
+    """Say how a child ended, by its exit code, which is negative for a signal, and `None` if others reaped it."""
+    if code is None:
+        return "ended"
+    if code >= 0:
+        return f"exited with status {code}"
     try:
-        return signal.Signals(number).name
+        return f"was killed by {signal.Signals(-code).name}"
     except ValueError:  # most of the real-time signals (signal(7)) have no name
-        return f"signal {number}"
+        return f"was killed by signal {-code}"
 
 
 def _end_of(pid: int, report: int) -> int:
@@ -174,33 +186,6 @@ def _end_of(pid: int, report: int) -> int:
         with suppress(OSError):
             return os.pidfd_open(pid)
     return report
-
-
-def _describe(failure: BaseException) -> bytes:
-    """Write a failure down for the parent: whether it is a disconnection, a summary, and the traceback's end."""
-    kind = b"disconnected" if is_disconnection(failure) else b"failed"
-    summary = _summary(failure).encode(errors="backslashreplace")[: LONGEST_REPORT // 2]
-    head = kind + b"\n" + summary + b"\n"
-    trace = "".join(traceback.format_exception(failure)).encode(errors="backslashreplace")
-    return head + trace[-(LONGEST_REPORT - len(head)) :]
-
-
-def _summary(failure: BaseException) -> str:
-    """Write an exception's class and the first line of its text; notes and further lines are in the traceback."""
-    try:
-        text = str(failure)
-    except Exception:  # noqa: BLE001 - a class of the handler's own may fail in any way
-        text = "<its __str__ failed>"
-    name, line = type(failure).__qualname__, text.partition("\n")[0]
-    return f"{name}: {line}" if line else name
-
-
-def _told(written: bytes) -> ChildError:
-    """Read what `_describe` wrote."""
-    kind, summary, trace = (*written.decode(errors="replace").split("\n", 2), "", "")[:3]
-    error = ChildDisconnectedError(summary) if kind == "disconnected" else ChildError(summary)
-    error.__cause__ = ChildError(f"\n\n{trace}") if trace else None
-    return error
 
 
 def _flush_streams() -> None:

@@ -12,9 +12,9 @@ from zope.interface import implementer
 from plugsocket.core.engine import Endpoint, Engine
 from plugsocket.core.interfaces import IDriver, IManagedStrategy, IWatcher
 from plugsocket.core.protocols import BlockingRunner, ManagedStrategy
+from plugsocket.core.readiness import LONGEST_WAIT
 from plugsocket.core.signals import signals_wake
 
-LONGEST_WAIT = 86_400.0  # seconds; epoll(7) counts milliseconds in an int, and the loop looks again anyway
 PATIENCE = 1.0  # seconds that handlers get to notice that they were cut, and children that they were killed
 
 
@@ -62,27 +62,29 @@ class SelectorDriver:
     def _open(self, engine: Engine) -> None:
         if self._selector is not None:
             return
-        engine.begin(time.monotonic, cast("BlockingRunner", engine.runner).spawn)
+        engine.begin(time.monotonic, cast("BlockingRunner", engine.runner).spawn, self)
         self._selector = selectors.DefaultSelector()
         self.watch(engine.control.fileno(), engine.control.answer)
         if self._managed is not None:
             self._managed.open(self)
 
     def _loop(self, engine: Engine, deadline: float) -> None:
-        while not engine.stopping and not (self._one and self._taken):
+        while not engine.stopping and not (self._one and self._taken and not engine.admission.waiting):
             wake_up = min(deadline, self._rearrange(engine))
-            self._turn(max(0.0, wake_up - time.monotonic()) if wake_up < math.inf else None)
+            self._turn(wake_up)
             if time.monotonic() >= deadline:
                 return
 
-    def _turn(self, timeout: float | None) -> None:
+    def _turn(self, until: float) -> None:
+        """Wait for what is watched, at most until a time of the clock, and do what is to be done about it."""
         assert self._selector is not None, "the loop runs between open and finish"
-        for key, _ in self._selector.select(None if timeout is None else min(timeout, LONGEST_WAIT)):
+        left = max(0.0, until - time.monotonic())
+        for key, _ in self._selector.select(None if left == math.inf else min(left, LONGEST_WAIT)):
             key.data()
 
     def _rearrange(self, engine: Engine) -> float:
         """Watch the endpoints that may be accepted from; return when to look again, as a time of the clock."""
-        look_again = math.inf
+        look_again = engine.attend()
         for endpoint in engine.endpoints:
             hold_up = engine.hold_up(endpoint)
             if hold_up is not None and hold_up < math.inf:
@@ -117,23 +119,28 @@ class SelectorDriver:
         while self._watched:
             self.unwatch(self._watched.popitem()[1])
         engine.begin_drain()
+        engine.admission.close()
         self._drain(engine)
         if self._managed is not None:
-            self._managed.join(PATIENCE)
+            self._managed.join(0.0 if engine.busy() else PATIENCE)
+        engine.end_drain()
         self._selector.close()
         self._selector = None
 
     def _drain(self, engine: Engine) -> None:
         """Let requests under way end; then wake those that wait for their peers; then use force."""
         while engine.busy() and (left := engine.time_left()):
-            self._turn(left)
+            self._turn(min(time.monotonic() + left, engine.attend()))
         if not engine.busy():
             return
         for job in engine.give_up():
             job.cut()
+        self._wait_for_the_cut(engine)
         for force in (False, True):
-            if self._managed is not None:
-                self._managed.cut(force)
-            deadline = time.monotonic() + PATIENCE
-            while engine.busy() and (left := deadline - time.monotonic()) > 0:
-                self._turn(left)
+            if engine.busy() and self._managed is not None and self._managed.cut(force):
+                self._wait_for_the_cut(engine)
+
+    def _wait_for_the_cut(self, engine: Engine) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while engine.busy() and time.monotonic() < deadline:
+            self._turn(deadline)

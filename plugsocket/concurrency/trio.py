@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import attrs
@@ -9,9 +10,10 @@ import trio
 from zope.interface import implementer
 
 from plugsocket.core.closing import AsyncCloseSignal
+from plugsocket.core.endings import split_ending
 from plugsocket.core.engine import Endpoint, Engine
-from plugsocket.core.interfaces import ITrioDriver, ITrioRunner, ITrioStrategy
-from plugsocket.core.job import Job, current_job, split_ending
+from plugsocket.core.interfaces import ITrioDriver, ITrioRunner, ITrioStrategy, IWatcher
+from plugsocket.core.job import Job, current_job
 from plugsocket.core.kinds import HandlerSpec
 from plugsocket.core.options import Options, integer
 from plugsocket.core.protocols import TrioRunner
@@ -112,7 +114,7 @@ async def _stop_when_cancelled(engine: Engine, served: trio.Event) -> None:
         raise
 
 
-@implementer(ITrioDriver)
+@implementer(ITrioDriver, IWatcher)
 class TrioDriver:
     """A task for each listener, and one that waits to be rung.
 
@@ -124,6 +126,8 @@ class TrioDriver:
         self._changed = trio.Event()
         self._failure: Exception | None = None  # kept, and not raised in its task, so that no group comes around it
         self._taken = 0
+        self._requests: trio.Nursery | None = None
+        self._watched: dict[int, Callable[[], None]] = {}
 
     def run(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         """Serve in a `trio.run` of one's own; see `IDriver`."""
@@ -133,6 +137,26 @@ class TrioDriver:
             if group.subgroup(KeyboardInterrupt) is None:
                 raise
             raise KeyboardInterrupt from group
+
+    def watch(self, fileno: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the descriptor is readable; see `IWatcher`."""
+        assert self._requests is not None, "descriptors are watched while serving"
+        self._watched[fileno] = callback
+        self._requests.start_soon(self._watch, fileno, callback)
+
+    async def _watch(self, fileno: int, callback: Callable[[], None]) -> None:
+        # The one is raised by unwatch(), the other if a task that the handler left behind waits for its connection.
+        with suppress(trio.ClosedResourceError, trio.BusyResourceError):
+            while self._watched.get(fileno) is callback:
+                await trio.lowlevel.wait_readable(fileno)
+                if self._watched.get(fileno) is callback:  # else it was unwatched since this task was woken
+                    callback()
+
+    def unwatch(self, fileno: int) -> None:
+        """Stop watching a descriptor; see `IWatcher`."""
+        if fileno in self._watched:
+            del self._watched[fileno]
+            trio.lowlevel.notify_closing(fileno)
 
     def finish(self, engine: Engine) -> None:
         """Nothing is under way when no task serves; see `IDriver`."""
@@ -153,7 +177,8 @@ class TrioDriver:
     async def _serve(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         async with trio.open_nursery() as requests:
             run = cast("TrioRunner", engine.runner).run
-            engine.begin(trio.current_time, lambda job: requests.start_soon(run, job))
+            self._requests = requests
+            engine.begin(trio.current_time, lambda job: requests.start_soon(run, job), self)
             try:
                 await self._accept_all(engine, started, one)
                 await self._until_handled(engine)
@@ -161,11 +186,16 @@ class TrioDriver:
                 engine.request_stop(0.0)
                 engine.begin_drain()
                 engine.give_up()
+                engine.end_drain()
                 raise
             if engine.stopping:
                 engine.begin_drain()
+                engine.admission.close()
                 await self._drain(engine)
+                engine.end_drain()
                 requests.cancel_scope.cancel()
+            else:
+                engine.lingering.suspend(self, trio.current_time())
 
     async def _accept_all(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         """Accept at every endpoint until told to stop, or until one request came or `one` seconds are over."""
@@ -176,7 +206,7 @@ class TrioDriver:
             started()
             with trio.move_on_after(math.inf if one is None else one):
                 while not engine.stopping:
-                    await self._listen_to_bell(engine)
+                    await self._turn(engine, math.inf)
             intake.cancel_scope.cancel()
 
     async def _accept(self, engine: Engine, endpoint: Endpoint, one: bool, intake: trio.CancelScope) -> None:
@@ -194,8 +224,8 @@ class TrioDriver:
 
     async def _until_handled(self, engine: Engine) -> None:
         """Let the one request end, after which there is nothing to serve; or be told to stop."""
-        while not engine.stopping and engine.busy():
-            await self._listen_to_bell(engine)
+        while not engine.stopping and (engine.busy() or engine.admission.waiting):
+            await self._turn(engine, math.inf)
 
     def _take_one(self, engine: Engine, endpoint: Endpoint, intake: trio.CancelScope) -> None:
         if not self._taken:
@@ -208,8 +238,10 @@ class TrioDriver:
             with trio.move_on_after(hold_up):
                 await self._changed.wait()
 
-    async def _listen_to_bell(self, engine: Engine) -> None:
-        await trio.lowlevel.wait_readable(engine.control.fileno())
+    async def _turn(self, engine: Engine, until: float) -> None:
+        """Wait until the loop is rung, or something is due, at most until a time of the clock."""
+        with trio.move_on_at(min(until, engine.attend())):
+            await trio.lowlevel.wait_readable(engine.control.fileno())
         engine.control.answer()
         self._changed.set()
         self._changed = trio.Event()
@@ -217,6 +249,5 @@ class TrioDriver:
     async def _drain(self, engine: Engine) -> None:
         """Let requests under way end, as long as the grace lasts; record the others as cut."""
         while engine.busy() and (left := engine.time_left()):
-            with trio.move_on_after(left):
-                await self._listen_to_bell(engine)
+            await self._turn(engine, trio.current_time() + left)
         engine.give_up()

@@ -34,6 +34,10 @@ RETRY = _numbers(
 BACK_OFF = _numbers("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")
 
 
+# What a strategy that cannot start a request says when it is for want of the same, or of processes (fork(2)).
+SCARCE = BACK_OFF | {errno.EAGAIN}
+
+
 @implementer(IAcceptPolicy)
 class AcceptPolicy:
     """The table above: what it does not list, `EBADF`, `EINVAL` and `ENOTSOCK` first of all, is fatal."""
@@ -46,6 +50,7 @@ class AcceptPolicy:
 
 
 FIRST_PAUSE = 0.01
+REST = 0.1
 LONGEST_PAUSE = 0.25  # at most four failing accepts a second, and nobody waits longer once descriptors come free
 
 
@@ -61,6 +66,10 @@ class BackOff:
         length, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
         self.until = now + length
         return length
+
+    def rest(self, now: float) -> None:
+        """Start a pause of `REST`, which is no failure of accepting."""
+        self.until = now + REST
 
     @property
     def failing(self) -> bool:

@@ -1,13 +1,12 @@
 """The close signal, by which handlers see a stop coming: for blocking handlers, and for tasks."""
 
-import select
 import socket
 
 import trio
 from zope.interface import implementer
 
 from plugsocket.core.interfaces import IAsyncCloseSignal, ICloseSignal
-from plugsocket.core.protocols import CloseSignal as CloseSignalType
+from plugsocket.core.readiness import wait_readable
 
 
 @implementer(ICloseSignal)
@@ -16,19 +15,20 @@ class CloseSignal:
 
     Args:
         outer: a socket that becomes readable then; it stays its owner's.
+
+    Attributes:
+        marked: whether this process knows that the server is stopping; asking costs no system call.
+        remote: whether another process serves, which cannot mark this one's signal.
     """
 
     def __init__(self, outer: socket.socket) -> None:
         self._outer = outer
-        self._set = False
-
-    def mark(self) -> None:
-        """Record in this process that the server stops."""
-        self._set = True
+        self.marked = False
+        self.remote = False
 
     def is_set(self) -> bool:
         """Return whether the server is stopping; true for good once it was."""
-        return self._set or self.wait(0)
+        return self.marked or self.wait(0)
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when the server stops, for `select`; never read from it."""
@@ -36,9 +36,9 @@ class CloseSignal:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the server stops, at most `timeout` seconds; return what `is_set()` would."""
-        if not self._set and self._outer.fileno() >= 0:
-            self._set = wait_readable(self._outer.fileno(), timeout)
-        return self._set
+        if not self.marked and self._outer.fileno() >= 0:
+            self.marked = wait_readable(self._outer.fileno(), timeout)
+        return self.marked
 
 
 @implementer(IAsyncCloseSignal)
@@ -52,10 +52,20 @@ class AsyncCloseSignal:
         signal: the signal.
     """
 
-    def __init__(self, signal: CloseSignalType) -> None:
+    def __init__(self, signal: CloseSignal) -> None:
         self._signal = signal
         self._watched = False
         self._others = trio.lowlevel.ParkingLot()
+
+    @property
+    def marked(self) -> bool:
+        """Whether this process knows that the server is stopping; asking costs no system call."""
+        return self._signal.marked
+
+    @property
+    def remote(self) -> bool:
+        """Whether another process serves, which cannot mark this one's signal."""
+        return self._signal.remote
 
     def is_set(self) -> bool:
         """Return whether the server is stopping; true for good once it was."""
@@ -79,12 +89,3 @@ class AsyncCloseSignal:
             finally:
                 self._watched = False
                 self._others.unpark()
-
-
-def wait_readable(fileno: int, timeout: float | None) -> bool:
-    """Block until a descriptor is readable, at most `timeout` seconds; return whether it is."""
-    if hasattr(select, "poll"):  # select() itself fails for descriptors above 1023
-        poll = select.poll()
-        poll.register(fileno, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1000))
-    return bool(select.select([fileno], [], [], timeout)[0])

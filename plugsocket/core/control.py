@@ -53,11 +53,15 @@ class Control:
 
     def announce_closing(self) -> None:
         """Set the close signal, here and in every child. Idempotent."""
-        self.closing.mark()
+        self.closing.marked = True
         try:
             self._inner.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # closed already, and so announced
+
+    def enter_child(self) -> None:
+        """Take note that this process is a forked child of the one that serves."""
+        self.closing.remote = True
 
     def in_child(self) -> bool:
         """Return whether this process is a forked child of the one that serves."""

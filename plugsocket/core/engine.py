@@ -1,6 +1,6 @@
 """The engine: the decisions of serving, for drivers of both colours.
 
-It knows the listeners, the limit, what is to be done about errors, and whether to stop. It never waits, so that a
+It knows the listeners, the limits, what is to be done about errors, and whether to stop. It never waits, so that a
 driver in a thread and a driver in a trio task share all of it; what they add is the waiting.
 """
 
@@ -8,24 +8,31 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
-from plugsocket.core.accepting import AcceptAction, AcceptPolicy, BackOff
+from plugsocket.core.accepting import SCARCE, AcceptAction, AcceptPolicy, BackOff
+from plugsocket.core.admission import Admission
 from plugsocket.core.control import Control
+from plugsocket.core.deadlines import Deadlines
 from plugsocket.core.events import (
     AcceptFailed,
     AcceptRecovered,
     CloseFailed,
+    ConnectionClosed,
+    ConnectionOpened,
     DatagramTruncated,
-    Events,
     HandlerFailed,
+    ListenerClosed,
     RequestRefused,
 )
+from plugsocket.core.interfaces import IDatagramListener, IStreamRequest
 from plugsocket.core.job import Job
 from plugsocket.core.ledger import Ledger
-from plugsocket.core.protocols import Listener, Request, Runner, View
+from plugsocket.core.lingering import Lingering
+from plugsocket.core.protocols import DatagramListener, Listener, Request, Runner, StreamRequest, View, Watcher
+from plugsocket.core.reporting import Events
 
 BATCH = 64  # requests taken from one listener before the others, and a stop, get their turn; picked, not measured
 
@@ -39,6 +46,7 @@ class Endpoint:
         view: makes the handler's argument from a request.
         url: how people call it, with the bound address.
         datagrams: whether its requests are single messages.
+        closed: whether the server closed it.
     """
 
     listener: Listener
@@ -46,24 +54,22 @@ class Endpoint:
     url: str
     datagrams: bool
     back_off: BackOff = attrs.field(factory=BackOff)
+    closed: bool = False
 
 
-@attrs.frozen
-class StopReport:
-    """How a stop went.
+@attrs.frozen(eq=False)
+class Terms:
+    """What a server is told beside its parts.
 
     Attributes:
-        completed: how many of the requests that were under way ended by themselves.
-        cut: the peers of those that did not, whose handlers were ended.
-        seconds: how long it took.
-        finished: whether the server is closed; not yet, if the stop came from a handler or a signal handler, which it
-            does not block.
+        admission: who is let in.
+        deadlines: how long the peers of connections may take.
+        grace: seconds that requests under way get when a stop says nothing else.
     """
 
-    completed: int
-    cut: tuple[Any, ...]
-    seconds: float
-    finished: bool = True
+    admission: Admission
+    deadlines: Deadlines
+    grace: float
 
 
 class Engine:
@@ -76,8 +82,8 @@ class Engine:
         handler_name: what messages call it.
         ledger: the account of requests.
         events: the subscribers.
-        grace: seconds that requests under way get when a stop says nothing else.
-        on_drain: called when the driver, or who stops it, begins to drain.
+        terms: what the server was told beside its parts.
+        on_drain: called when the driver, or who stops it, begins to drain, with the number of requests under way.
     """
 
     def __init__(
@@ -88,8 +94,8 @@ class Engine:
         handler_name: str,
         ledger: Ledger,
         events: Events,
-        grace: float,
-        on_drain: Callable[[], None],
+        terms: Terms,
+        on_drain: Callable[[int], None],
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.runner = runner
@@ -97,33 +103,49 @@ class Engine:
         self.handler_name = handler_name
         self.ledger = ledger
         self.events = events
-        self.capacity = runner.capacity
-        self.grace = grace
-        self.control = Control(on_stop=lambda: self.request_stop(grace))
-        self.closing_lock = threading.Lock()
+        self.admission = terms.admission
+        self.grace = terms.grace
+        self.control = Control(on_stop=lambda: self.request_stop(terms.grace))
+        self.lingering = Lingering(terms.deadlines.linger, self.control.ring)
+        self.closing_lock = threading.RLock()  # signal handlers take it too, whatever they interrupt
         self.paused = False
         self.stopping = False
-        self._given_up: set[Job] = set()
         self.busy_at_stop = 0
+        self.shortest_grace: float | None = None  # of those that were asked for
+        self._deadlines = terms.deadlines if terms.deadlines.limit else None
+        self._idle: set[Job] = set()  # when the drain began: who had nothing to lose
+        self._given_up: set[Job] = set()
         self._on_drain = on_drain
         self._policy = AcceptPolicy()
         self._graces: deque[float] = deque()
         self._deadline = math.inf
         self.clock: Callable[[], float]
         self._spawn: Callable[[Job], object]
+        self._watcher: Watcher
+        self.admission.open(self, runner.capacity)
 
     # Accepting
 
-    def begin(self, clock: Callable[[], float], spawn: Callable[[Job], object]) -> None:
+    def begin(self, clock: Callable[[], float], spawn: Callable[[Job], object], watcher: Watcher) -> None:
         """Get ready for a driver.
 
         Args:
             clock: its clock, in seconds; another driver's may have another zero.
             spawn: starts a job, or raises.
+            watcher: its loop.
         """
-        self.clock, self._spawn = clock, spawn
+        self.clock, self._spawn, self._watcher = clock, spawn, watcher
         for endpoint in self.endpoints:
             endpoint.back_off.until = None
+
+    def attend(self) -> float:
+        """Do what is due; the driver calls it each time before it waits.
+
+        Returns:
+            When something is due again, by the driver's clock; `inf` if nothing is.
+        """
+        now = self.clock()
+        return min(self.admission.attend(now), self.lingering.attend(now, self._watcher))
 
     def hold_up(self, endpoint: Endpoint) -> float | None:
         """Say how long an endpoint is not to be accepted from.
@@ -131,7 +153,9 @@ class Engine:
         Returns:
             `None`: it may be accepted from now; else seconds, or `inf` for "until the loop is rung".
         """
-        if self.stopping or self.paused or self._full():
+        if self.stopping or self.paused:
+            return math.inf
+        if not self.admission.is_open() and self.admission.pressed:  # else who knocks is still to be noticed
             return math.inf
         if endpoint.back_off.until is None:
             return None
@@ -154,7 +178,11 @@ class Engine:
         taken = 0
         failure: OSError | None = None
         for _ in range(BATCH):
-            if self.stopping or self.paused or taken == limit or self._full():
+            if self.stopping or self.paused or taken == limit:
+                return taken
+            if not self.admission.is_open():
+                if not taken:
+                    self.admission.reach()
                 return taken
             try:
                 request = endpoint.listener.accept()
@@ -168,32 +196,38 @@ class Engine:
             taken += 1
             if endpoint.back_off.failing:
                 self._recover(endpoint)
-            self._start(endpoint, request)
+            request.id = self.ledger.number()
+            if self.admission.admit(endpoint, request):
+                self.start(endpoint, request)
         if not taken and failure is not None:
             self._back_off(endpoint, failure, AcceptAction.RETRY)  # it should have been gone by now
         return taken
 
-    def _full(self) -> bool:
-        ledger = self.ledger
-        if len(ledger.active) < self.capacity:
-            return False
-        ledger.wanted = True
-        return len(ledger.active) >= self.capacity  # again: one may have ended before it could know
-
-    def _start(self, endpoint: Endpoint, request: Request) -> None:
-        job = Job(request, endpoint.view, self)
+    def start(self, endpoint: Endpoint, request: Request) -> None:
+        """Have the handler run for a request that was let in."""
+        job = Job(request, endpoint, self)
         self.ledger.open(job)
-        if endpoint.datagrams and getattr(request, "truncated", False):
-            self.events.emit(DatagramTruncated(request.peer, len(request.payload)))
+        if endpoint.datagrams:
+            if getattr(request, "truncated", False):
+                self.events.emit(DatagramTruncated(request.id, request.peer, endpoint.url, len(request.payload)))
+        else:
+            if IStreamRequest.providedBy(request):
+                cast("StreamRequest", request).linger = self.lingering.take
+            if self._deadlines is not None and job.traffic is not None:
+                job.traffic.limit(self._deadlines)
+            if ConnectionOpened in self.events.wanted:
+                self.events.emit(ConnectionOpened(request.id, request.peer, endpoint.url))
         try:
             self._spawn(job)
         except Exception as error:  # noqa: BLE001 - whatever a strategy raises is reported
             self.refuse(job, error)
+            if isinstance(error, OSError) and error.errno in SCARCE:  # the next one would fare no better
+                endpoint.back_off.rest(self.clock())
 
     def refuse(self, job: Job, error: Exception) -> None:
         """Close a request that could not be started, report it, and give its slot back."""
-        self.ledger.count_refusal()
-        self.events.emit(RequestRefused(job.peer, error))
+        self.ledger.refused += 1
+        self.events.emit(RequestRefused(job.request.id, job.peer, job.endpoint.url, error))
         job.finish()
 
     def _survive(self, endpoint: Endpoint, error: OSError) -> bool:
@@ -206,6 +240,8 @@ class Engine:
             self.events.emit(AcceptFailed(endpoint.url, error, action))
             raise error
         if action is AcceptAction.BACK_OFF:
+            if self.lingering.shed(self._watcher):  # what they hold may be what is wanting
+                return True
             self._back_off(endpoint, error, action)
         return action is AcceptAction.RETRY
 
@@ -219,10 +255,24 @@ class Engine:
         endpoint.back_off.recover()
         self.events.emit(AcceptRecovered(endpoint.url))
 
-    def report_failure(self, job: Job, error: BaseException) -> None:
-        """Count and report a handler that raised or died."""
-        self.ledger.count_failure()
-        self.events.emit(HandlerFailed(job.peer, error))
+    # The end of a request
+
+    def dismiss(self, request: Request) -> None:
+        """Close a request whose handler is done; where the peer may still be sending, not at once."""
+        if IStreamRequest.providedBy(request):
+            self.lingering.take(cast("StreamRequest", request))
+        else:
+            request.close()
+
+    def report_end(self, job: Job, failure: BaseException | None) -> None:
+        """Count and report that a handler returned, raised or died."""
+        request, url = job.request, job.endpoint.url
+        if failure is not None:
+            self.ledger.count_ending(failure)
+            self.events.emit(HandlerFailed(request.id, request.peer, url, failure, job.seconds))
+        if not job.endpoint.datagrams and ConnectionClosed in self.events.wanted:
+            received, sent, _ = job.summary()
+            self.events.emit(ConnectionClosed(request.id, request.peer, url, received, sent, job.seconds))
 
     # Stopping
 
@@ -232,20 +282,22 @@ class Engine:
         Takes no lock and never waits: signal handlers call it.
         """
         self._graces.append(grace)
+        self.shortest_grace = grace if self.shortest_grace is None else min(self.shortest_grace, grace)
         self.stopping = True
         self.control.ring()
 
     def begin_drain(self) -> None:
-        """Close the listeners and tell the handlers. Idempotent.
+        """Close the listeners, tell the handlers, and let idle connections end. Idempotent.
 
         The driver calls it when it watches no listener any more; while an inline strategy keeps the driver busy, who
         stops the server does.
         """
         self.stopping = True
-        self._on_drain()
         self.busy_at_stop = max(self.busy_at_stop, len(self.ledger.active))
         self.close_listeners()
+        self._on_drain(self.busy_at_stop)
         self.control.announce_closing()
+        self._idle.update(job for job in list(self.ledger.active) if job.end_if_idle())
 
     def close_listeners(self) -> None:
         """Close every listener, also when closing another one fails, which is reported. Idempotent."""
@@ -254,10 +306,19 @@ class Engine:
                 endpoint.listener.close()
             except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is reported
                 self.events.emit(CloseFailed(endpoint.url, error))
+            if not endpoint.closed:
+                endpoint.closed = True
+                self.events.emit(ListenerClosed(endpoint.url))
+
+    def end_drain(self) -> None:
+        """Close what lingers; the driver calls it while its loop still is one. Idempotent."""
+        self.lingering.close(self._watcher)
 
     def close(self) -> None:
         """Close the listeners and the way to the loop, for good. Idempotent."""
         self.close_listeners()
+        self.admission.close()
+        self.lingering.close(None)
         self.control.announce_closing()
         self.control.close()
 
@@ -274,12 +335,21 @@ class Engine:
         return bool(self.ledger.active)
 
     def give_up(self) -> list[Job]:
-        """Record the jobs that are still under way as cut, and return them."""
-        jobs = list(self.ledger.active)
-        self._given_up.update(jobs)
-        return jobs
+        """Record the jobs that are still under way as cut, unless they were idle, and return them all."""
+        jobs = set(self.ledger.active)
+        self._given_up.update(jobs - self._idle)
+        return list(jobs)
+
+    @property
+    def lost(self) -> int:
+        """Datagrams that the kernel dropped for want of room, where it says so."""
+        return sum(
+            cast("DatagramListener", endpoint.listener).lost
+            for endpoint in self.endpoints
+            if IDatagramListener.providedBy(endpoint.listener)
+        )
 
     @property
     def cut_peers(self) -> tuple[Any, ...]:
-        """The peers of the jobs that were cut."""
-        return tuple(job.peer for job in self._given_up)
+        """The peers of the jobs that were cut, and of those that did not end although they were."""
+        return tuple(job.peer for job in self._given_up | self._idle & self.ledger.active)

@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 import trio
 
+from plugsocket.core.admission import Verify
 from plugsocket.core.composition import Endpoints, Explanation, compose
-from plugsocket.core.engine import StopReport
+from plugsocket.core.deadlines import Deadlines
 from plugsocket.core.errors import PlugsocketError
+from plugsocket.core.limits import Limits
 from plugsocket.core.protocols import Handler, Strategy
 from plugsocket.core.registry import Registry, default_registry
-from plugsocket.core.server import DEFAULT_GRACE, Server
+from plugsocket.core.report import StopReport
+from plugsocket.core.server import DEFAULT_GRACE, NO_DEADLINES, NO_LIMITS, Server
 
 
 def run(
@@ -17,6 +20,9 @@ def run(
     handler: Handler,
     strategy: str | Strategy | None = None,
     *,
+    limits: Limits = NO_LIMITS,
+    deadlines: Deadlines = NO_DEADLINES,
+    verify: Verify | None = None,
     grace: float = DEFAULT_GRACE,
     started: Callable[[Server], object] | None = None,
 ) -> StopReport:
@@ -26,6 +32,9 @@ def run(
         endpoints: as for `Server`.
         handler: as for `Server`.
         strategy: as for `Server`.
+        limits: as for `Server`.
+        deadlines: as for `Server`.
+        verify: as for `Server`.
         grace: as for `Server`.
         started: as for `Server.run`.
 
@@ -36,7 +45,8 @@ def run(
         PlugsocketError: the parts do not make a server; see `Server`.
         OSError: as `Server.run`.
     """
-    return Server(endpoints, handler, strategy, grace=grace).run(started=started)
+    server = Server(endpoints, handler, strategy, limits=limits, deadlines=deadlines, verify=verify, grace=grace)
+    return server.run(started=started)
 
 
 async def serve(
@@ -44,6 +54,10 @@ async def serve(
     handler: Handler,
     strategy: str | Strategy | None = None,
     *,
+    limits: Limits = NO_LIMITS,
+    deadlines: Deadlines = NO_DEADLINES,
+    verify: Verify | None = None,
+    grace: float = DEFAULT_GRACE,
     task_status: "trio.TaskStatus[Server]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve inside a trio program: `server = await nursery.start(plugsocket.serve, "tcp://127.0.0.1:0", handle)`.
@@ -52,13 +66,19 @@ async def serve(
         endpoints: as for `Server`.
         handler: as for `Server`.
         strategy: as for `Server`, but `"trio"` by default, for blocking handlers too.
+        limits: as for `Server`.
+        deadlines: as for `Server`.
+        verify: as for `Server`.
+        grace: as for `Server`.
         task_status: started with the server, once every listener accepts.
 
     Raises:
         PlugsocketError: the parts do not make a server; see `Server`.
         OSError: as `Server.serve`.
     """
-    await Server(endpoints, handler, "trio" if strategy is None else strategy).serve(task_status=task_status)
+    chosen = "trio" if strategy is None else strategy
+    server = Server(endpoints, handler, chosen, limits=limits, deadlines=deadlines, verify=verify, grace=grace)
+    await server.serve(task_status=task_status)
 
 
 def explain(

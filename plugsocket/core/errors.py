@@ -39,12 +39,28 @@ class ReplyError(PlugsocketError, OSError):
     """A datagram cannot be answered, since its sender has no address."""
 
 
+class DeadlineError(PlugsocketError, TimeoutError):
+    """A peer took longer than one of the server's deadlines allows; raised by the operation that waits for it.
+
+    Attributes:
+        deadline: which one: `"first_byte"`, `"idle"` or `"request"`.
+    """
+
+    def __init__(self, message: str, deadline: str = "") -> None:
+        super().__init__(message)
+        self.deadline = deadline
+
+
 class ChildError(PlugsocketError):
     """A handler failed in a forked child: what it raised, with the traceback as `__cause__`; or how the child died."""
 
 
 class ChildDisconnectedError(ChildError, ConnectionError):
     """A handler in a forked child found its peer gone."""
+
+
+class ChildDeadlineError(ChildError, DeadlineError):
+    """A handler in a forked child ran into a deadline."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

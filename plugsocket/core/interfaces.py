@@ -70,11 +70,21 @@ class IListener(Interface):
         """
 
 
+class IDatagramListener(IListener):
+    """Capability: a listener that can tell what never reached it."""
+
+    lost = Attribute("int: how many messages the kernel dropped for want of room; 0 where it does not say.")
+
+
 class IRequest(Interface):
     """One piece of work: a connection, or a datagram."""
 
+    id = Attribute("int: its number, which the server sets: it counts what it takes, from 1.")
     payload = Attribute("A connected `socket.socket` that blocks (stream transports) or `bytes` (datagram transports).")
     peer = Attribute("The address of who sent it, as handlers see it.")
+    origin = Attribute(
+        "Hashable: who sent it, for limits: the same for all requests of one peer, such as its host. Never raises."
+    )
 
     def filenos() -> Collection[int]:
         """Return the descriptors without which a handler in another process could not answer."""
@@ -89,8 +99,59 @@ class IRequest(Interface):
     def close() -> None:
         """Tell the peer that nothing more comes, and release what the request holds. Idempotent."""
 
-    def disown() -> None:
-        """Release this process's hold on the request, whose peer another process took over. Idempotent."""
+
+class IStreamRequest(IRequest):
+    """A connection, as the listeners of `plugsocket.transports` make them and its connection objects need them."""
+
+    raw = Attribute("The peer's address as `accept` gave it.")
+    local = Attribute("The address at which the peer reached the server, as handlers see it.")
+    traffic = Attribute("The account of what goes over it: a `plugsocket.core.traffic.Traffic()` of its own.")
+    linger = Attribute("None, or what to call with the request when the handler is done with it; the server sets it.")
+    before_close = Attribute("None, or what to call with the socket before its descriptor is closed.")
+
+    def end_if_idle() -> bool:
+        """Let a handler that waits for a request to begin see end of file; one that is busy notices nothing.
+
+        Callable from any thread. What has come already can still be read.
+
+        Returns:
+            Whether it waits for a request to begin.
+        """
+
+    def end() -> None:
+        """Close it, for a handler that does so before it returns: by way of `linger`. Idempotent."""
+
+    def hang_up() -> bool:
+        """Send end of file; then close if the peer has done so as well, else take the connection from the handler.
+
+        What the handler has left of it, such as a socket, a file object or a thread, has nothing to close any more.
+
+        Returns:
+            Whether it is still open, since the peer may still be sending, and the caller is to close it; `False` also
+            if somebody else is to, since it was hung up before.
+        """
+
+    def discard(scratch: bytearray) -> int | None:
+        """Throw away what the peer has sent, after `hang_up()`, without waiting.
+
+        Args:
+            scratch: where to put it.
+
+        Returns:
+            How many bytes it was; 0 at end of file, or when the connection is broken; `None`: there is nothing yet.
+        """
+
+
+class IDatagramRequest(IRequest):
+    """A datagram, as the listeners of `plugsocket.transports` make them and its datagram objects need them."""
+
+    raw = Attribute("The sender's address as `recvmsg` gave it; None or empty when it has none.")
+    local = Attribute("The address of the listener, as handlers see it.")
+    truncated = Attribute("bool: whether the end of it is missing.")
+    listener = Attribute("What has the sockets that a reply leaves through: `socket` and `reply_socket`.")
+
+    def send(sock: Any, data: Any) -> None:
+        """Send a datagram to the sender, through one of the listener's sockets."""
 
 
 # Strategies: how requests run beside each other.
@@ -120,12 +181,17 @@ class IJob(Interface):
     def run_in_child() -> BaseException | None:
         """Run the handler here and now, in a forked child, and close the request; the parent does the rest.
 
+        The parent keeps its own copy of the request until `finish()`, so that it can cut it.
+
         Returns:
             What the handler raised, for the child to tell the parent. Never raises.
         """
 
-    def disown() -> None:
-        """Say that another process runs the job: this one's copy of the request is released, the slot kept."""
+    def summary() -> tuple[int, int, bool]:
+        """Return, in the child, what the parent should know: bytes received, bytes sent, whether the peer is done."""
+
+    def adopt(summary: tuple[int, int, bool]) -> None:
+        """Take over, in the parent, what the child told."""
 
     def finish(failure: BaseException | None = None) -> None:
         """Say that the other process is done: the slot is given back, and the failure reported if there is one."""
@@ -171,8 +237,12 @@ class IManagedStrategy(IBlockingStrategy):
     def open(watcher: IWatcher) -> None:
         """Get ready; called in the serving thread before the first `spawn()`, and again after a `join()`."""
 
-    def cut(force: bool) -> None:
-        """End the jobs that still run elsewhere: ask them to end, or with `force` end them. Returns at once."""
+    def cut(force: bool) -> bool:
+        """End the jobs that still run elsewhere: ask them to end, or with `force` end them. Returns at once.
+
+        Returns:
+            Whether there were any, so that waiting for them may help.
+        """
 
     def join(timeout: float) -> bool:
         """Let go of threads and processes, waiting at most this long.
@@ -311,6 +381,24 @@ class ITrioDriver(IDriver):
 
 
 # The server, and policies.
+
+
+class IOverloadPolicy(Interface):
+    """Decides what becomes of requests while as many are under way as may be. Called in the loop that accepts."""
+
+    patience = Attribute("float: seconds that a request which was accepted may wait for room; 0 for not at all.")
+
+    def admits(waiting: int) -> bool:
+        """Return whether requests are accepted while there is no room, and so many wait already.
+
+        It may be asked at any time, and should always say the same.
+        """
+
+    def farewell(peer: Any) -> bytes:
+        """Return what a connection is sent before it is closed without a handler; nothing for `b""`.
+
+        If it raises, or returns something else, that is reported, and nothing is sent.
+        """
 
 
 class IAcceptPolicy(Interface):

@@ -1,19 +1,20 @@
 """One request on its way through a handler: run, reported, closed, and its slot given back, exactly once."""
 
 import inspect
-import threading
+import time
 from collections.abc import Collection
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import trio
 from zope.interface import implementer
 
-from plugsocket.core.interfaces import IJob
-from plugsocket.core.protocols import AsyncCloseSignal, CloseSignal, Request, View
+from plugsocket.core.endings import is_interrupt, split_ending
+from plugsocket.core.interfaces import IJob, IStreamRequest
+from plugsocket.core.protocols import AsyncCloseSignal, CloseSignal, Request, StreamRequest
+from plugsocket.core.traffic import Traffic
 
 if TYPE_CHECKING:
-    from plugsocket.core.engine import Engine
+    from plugsocket.core.engine import Endpoint, Engine
 
 current_job: "ContextVar[Job | None]" = ContextVar("plugsocket_current_job", default=None)
 """The job whose handler runs in this thread or task."""
@@ -21,20 +22,35 @@ current_job: "ContextVar[Job | None]" = ContextVar("plugsocket_current_job", def
 
 @implementer(IJob)
 class Job:
-    """A request, what makes the handler's argument of it, and the engine that keeps the account."""
+    """A request, the endpoint where it came in, and the engine that keeps the account.
 
-    __slots__ = ("_finished", "_make_view", "engine", "request")
+    Attributes:
+        began: when it was accepted, in nanoseconds of `time.monotonic_ns`.
+    """
 
-    def __init__(self, request: Request, make_view: View, engine: "Engine") -> None:
+    __slots__ = ("_finished", "began", "endpoint", "engine", "request")
+
+    def __init__(self, request: Request, endpoint: "Endpoint", engine: "Engine") -> None:
         self.request = request
+        self.endpoint = endpoint
         self.engine = engine
-        self._make_view = make_view
+        self.began = time.monotonic_ns()
         self._finished = False
 
     @property
     def peer(self) -> Any:
         """The address of who sent the request."""
         return self.request.peer
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """The account of the connection; `None` for a datagram, and for a request that keeps none."""
+        return getattr(self.request, "traffic", None)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been under way."""
+        return (time.monotonic_ns() - self.began) / 1e9
 
     def __call__(self) -> bool:
         """Run the handler here and now; see `IJob`."""
@@ -53,13 +69,19 @@ class Job:
     def run_in_child(self) -> BaseException | None:
         """Run the handler in a forked child; see `IJob`."""
         current_job.set(self)
+        self.engine.control.enter_child()
+        if IStreamRequest.providedBy(self.request):
+            cast("StreamRequest", self.request).linger = None  # the parent's copy of the connection does
+        failure: BaseException | None = None
         try:
             self._run()
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
-            return None if is_interrupt(error) else error
-        finally:
+            failure = None if is_interrupt(error) else error
+        try:
             self.request.close()
-        return None
+        except Exception as error:  # noqa: BLE001 - a handler that closed the descriptor itself, or a plug-in
+            failure = failure or error
+        return failure
 
     def _run(self) -> None:
         result = self.engine.call(self.view(self.engine.control.closing))
@@ -72,21 +94,34 @@ class Job:
 
     def view(self, closing: CloseSignal | AsyncCloseSignal) -> Any:
         """Make what the handler is called with, with a close signal of its colour."""
-        return self._make_view(self.request, closing)
+        return self.endpoint.view(self.request, closing)
 
     def filenos(self) -> Collection[int]:
         """Return the descriptors that the job needs in another process."""
         return (*self.request.filenos(), self.engine.control.closing.fileno())
+
+    def summary(self) -> tuple[int, int, bool]:
+        """What the parent should know; see `IJob`."""
+        traffic = self.traffic
+        return traffic.summary() if traffic is not None else (0, 0, False)
+
+    def adopt(self, summary: tuple[int, int, bool]) -> None:
+        """Take over what the child told; see `IJob`."""
+        if self.traffic is not None:
+            self.traffic.adopt(summary)
+
+    def end_if_idle(self) -> bool:
+        """Have a handler that waits for a request to begin see end of file; return whether it does wait."""
+        if not IStreamRequest.providedBy(self.request):
+            return False
+        with self.engine.closing_lock:
+            return not self._finished and cast("StreamRequest", self.request).end_if_idle()
 
     def cut(self) -> None:
         """Wake the handler for good, unless it is done already: then its descriptor may be somebody else's."""
         with self.engine.closing_lock:
             if not self._finished:
                 self.request.cut()
-
-    def disown(self) -> None:
-        """Release this process's copy of the request; another process runs the job."""
-        self.request.disown()
 
     def finish(self, failure: BaseException | None = None) -> None:
         """Close the request, report a failure, give the slot back. Idempotent."""
@@ -96,32 +131,9 @@ class Job:
             self._finished = True
         try:
             try:
-                self.request.close()
+                self.engine.dismiss(self.request)
             except Exception as error:  # noqa: BLE001 - a handler that closed the descriptor itself, or a plug-in
                 failure = failure or error
-            if failure is not None:
-                self.engine.report_failure(self, failure)
+            self.engine.report_end(self, failure)
         finally:
             self.engine.ledger.close(self)
-
-
-def split_ending(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """Separate what a handler raised from what ends it from outside: cancellation, and Ctrl-C.
-
-    Args:
-        error: what came out of an async handler; a group may hold both.
-
-    Returns:
-        The failure to report, and what is to be raised on; each `None` where there is none.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        ending, failure = error.split((trio.Cancelled, KeyboardInterrupt))
-        return failure, ending
-    if isinstance(error, trio.Cancelled) or is_interrupt(error):
-        return None, error
-    return error, None
-
-
-def is_interrupt(error: BaseException) -> bool:
-    """Whether this is a Ctrl-C, which only the main thread gets, and not an exception that a handler made up."""
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()

@@ -5,6 +5,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from plugsocket.core.errors import LifecycleError
 
@@ -50,9 +51,13 @@ class Lifecycle:
     A signal handler may interrupt a thread in the middle of a decision about the state, and want to decide as well. A
     lock cannot keep the two apart, since they are one thread; so what the handler wants is deferred until the decision
     is made (`deferred`).
+
+    Args:
+        on_move: called after each move with the states before and after, when nobody holds the state any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_move: Callable[[State, State], object]) -> None:
+        self._on_move = on_move
         self._state = State.NEW
         self.entered: Counter[State] = Counter()  # how often each state was, for those who would miss a short one
         self._changed = threading.Condition(threading.RLock())
@@ -76,8 +81,16 @@ class Lifecycle:
                 finally:
                     self._decider = outer
         finally:
-            while outer is None and self._later:
-                self._later.popleft()()
+            if outer is None:
+                self._do_what_was_deferred()
+
+    def _do_what_was_deferred(self) -> None:
+        while True:
+            try:
+                call = self._later.popleft()
+            except IndexError:  # another thread, or a signal handler, may have been faster
+                return
+            call()
 
     def deferred(self, call: Callable[[], object]) -> bool:
         """Have a call made later, if this thread was interrupted while it holds the state.
@@ -105,6 +118,7 @@ class Lifecycle:
                 allowed = [name for state, name in TRANSITIONS if state is self._state and name in REQUESTS]
                 possible = ", ".join(allowed) or "a new server"
                 raise LifecycleError(f"cannot {event} a server that is {self._state.name}; possible: {possible}")
+            self._later.append(partial(self._on_move, self._state, after))
             self._state = after
             self.entered[after] += 1
             self._changed.notify_all()

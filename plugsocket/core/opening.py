@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from plugsocket.core.composition import Composition, is_datagram, url_of
-from plugsocket.core.engine import Endpoint, Engine
-from plugsocket.core.events import Events
+from plugsocket.core.engine import Endpoint, Engine, Terms
 from plugsocket.core.ledger import Ledger
+from plugsocket.core.reporting import Events
 
 
 def open_engine(
@@ -15,8 +15,8 @@ def open_engine(
     call: Callable[[Any], Any],
     ledger: Ledger,
     events: Events,
-    grace: float,
-    on_drain: Callable[[], None],
+    terms: Terms,
+    on_drain: Callable[[int], None],
 ) -> Engine:
     """Open the listeners of a composition, and make the engine that accepts from them.
 
@@ -25,7 +25,7 @@ def open_engine(
         call: the handler, as the engine calls it.
         ledger: as for `Engine`.
         events: as for `Engine`.
-        grace: as for `Engine`.
+        terms: as for `Engine`.
         on_drain: as for `Engine`.
 
     Returns:
@@ -41,6 +41,7 @@ def open_engine(
             undo.callback(listener.close)
             endpoints.append(Endpoint(listener, view, url_of(transport, listener.address), is_datagram(transport)))
         runner = composition.runner(composition.handler, composition.strategy)
-        engine = Engine(endpoints, runner, call, composition.handler.name, ledger, events, grace, on_drain)
+        name = composition.handler.name
+        engine = Engine(endpoints, runner, call, name, ledger, events, terms, on_drain)
         undo.pop_all()
         return engine

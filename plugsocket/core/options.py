@@ -45,6 +45,7 @@ class Options:
             OptionError: an option is unknown or missing, or its text is not of its type, or the constructor refuses it.
         """
         for name in texts:
+            check_known(cls, name)
             if name in location:
                 raise OptionError(f"{cls.__name__}: {name} is given twice: before the '?', and as an option behind it")
         for name, field in option_fields(cls).items():
@@ -111,7 +112,15 @@ def text(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
 
 def wrong(instance: Any, name: str, value: Any, wanted: str) -> OptionError:
     """Word the error about one option's value, the same way for every option."""
-    return OptionError(f"{type(instance).__name__}: {name} must be {wanted}, not {value!r}")
+    return OptionError(f"{type(instance).__name__}: {name} must be {wanted}, not {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """Show a value in a message."""
+    try:
+        return repr(value)
+    except ValueError:  # a number of more digits than Python writes (sys.set_int_max_str_digits)
+        return f"such a large {type(value).__name__}"
 
 
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -131,11 +140,17 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def _number(text: str) -> float:
+    if "_" in text:  # which is for source code
+        raise ValueError(text)
+    return float(text)
+
+
 # By the option's type: how its text is read, and what the text should have been.
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     bool: (_flag_from_text, "one of 1, true, yes, on, 0, false, no, off"),
     int: (whole_number, "a whole number"),
-    float: (float, "a number"),
+    float: (_number, "a number"),
     str: (str, "text"),
 }
 
@@ -154,12 +169,16 @@ def _parse(cls: type, name: str, text: str) -> Any:
     read, wanted = reader
     try:
         return read(text)
+    except OptionError:  # a reader that knows better what is wrong
+        raise
     except ValueError:
         raise OptionError(f"{cls.__name__}: {name} must be {wanted}, not {text!r}") from None
 
 
 def octal(text: str) -> int:
     """Read a file mode as people write it: `660` and `0o660` are the same."""
+    if "_" in text:
+        raise ValueError(text)
     return int(text, 8)
 
 

@@ -1,34 +1,43 @@
 """The server: a transport, a handler and a strategy, and the calls that move it through its life."""
 
+import inspect
 import math
 import threading
 import time
 from _thread import start_new_thread
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, Self, cast
 
 import trio
 from zope.interface import implementer
 
+from plugsocket.core.admission import Admission, Verify
 from plugsocket.core.claims import claim, release
-from plugsocket.core.composition import Composition, Endpoints, compose
+from plugsocket.core.composition import Composition, Endpoints, compose, is_datagram
 from plugsocket.core.control import STOP
-from plugsocket.core.engine import Engine, StopReport
+from plugsocket.core.deadlines import Deadlines
+from plugsocket.core.endings import split_ending
+from plugsocket.core.engine import Engine, Terms
 from plugsocket.core.errors import CompositionError, LifecycleError, OptionError
-from plugsocket.core.events import Events, ServerFailed, Subscriber
+from plugsocket.core.events import DrainBegan, DrainEnded, Event, ListenerOpened, ServerFailed, StateChanged
 from plugsocket.core.interfaces import IInlineStrategy, IRequestHandlerClass, IServer, ITrioDriver
 from plugsocket.core.job import current_job
 from plugsocket.core.ledger import Ledger, Stats
 from plugsocket.core.lifecycle import FINAL, Lifecycle, State
+from plugsocket.core.limits import Limits
 from plugsocket.core.opening import open_engine
 from plugsocket.core.options import SECONDS, is_seconds
 from plugsocket.core.protocols import Handler, Strategy, Transport, TrioDriver
 from plugsocket.core.registry import Registry, default_registry
+from plugsocket.core.report import StopReport
+from plugsocket.core.reporting import Events, Subscriber
 from plugsocket.core.signals import signals_left_alone, stop_signals_handled
 
 DEFAULT_GRACE = 10.0  # seconds; below the 30 after which orchestrators commonly kill, picked rather than measured
+NO_LIMITS = Limits()
+NO_DEADLINES = Deadlines()
 ASKED = StopReport(0, (), 0.0, finished=False)
 PATIENCE = 5.0  # seconds beyond the grace that stop() waits; more than drivers give handlers that were cut
 
@@ -45,6 +54,11 @@ class Server:
             form, or a class derived from `BaseRequestHandler` (plugsocket's or the standard library's).
         strategy: how requests run beside each other, or its string (`"thread?max_workers=64"`); by default `Thread()`
             for a handler that blocks and `Trio()` for an async one.
+        limits: how many requests may be under way, and what becomes of the others.
+        deadlines: how long the peers of connections may take.
+        verify: called with each request that was accepted, an `IRequest`, before its handler is started; if the result
+            is false the request is closed. It is called in the loop that accepts, so it must be quick; one that raises
+            is reported, and the request is closed.
         grace: seconds that requests under way get when the server stops, unless `stop()` says otherwise.
         registry: where to look for what fits; by default what plugsocket and plug-ins registered.
 
@@ -60,12 +74,17 @@ class Server:
         handler: Handler,
         strategy: str | Strategy | None = None,
         *,
+        limits: Limits = NO_LIMITS,
+        deadlines: Deadlines = NO_DEADLINES,
+        verify: Verify | None = None,
         grace: float = DEFAULT_GRACE,
         registry: Registry = default_registry,
     ) -> None:
-        self._grace = _checked_grace(grace)
+        admission = Admission(_checked_limits(limits), _checked_hook(verify))
         self._composition: Composition = compose(endpoints, handler, strategy, registry)
-        self._lifecycle = Lifecycle()
+        _check_deadlines(deadlines, self._composition)
+        self._terms = Terms(admission, deadlines, _checked_grace(grace))
+        self._lifecycle = Lifecycle(on_move=self._on_move)
         self._events = Events()
         self._ledger = Ledger(on_free=self._ring, on_change=self._lifecycle.touch)
         self._driver = self._composition.driver(self._composition.strategy)
@@ -74,6 +93,7 @@ class Server:
         self._background: threading.Thread | None = None
         self._on_closed: list[Callable[[], None]] = []
         self._stop_began = math.nan
+        self._drain_told = False
         self._cause: BaseException | None = None
         self._report: StopReport | None = None
         self._inline = IInlineStrategy.providedBy(self._composition.strategy)
@@ -119,15 +139,41 @@ class Server:
     @property
     def stats(self) -> Stats:
         """Counters, taken now."""
-        return self._ledger.stats()
+        lost = self._engine.lost if self._engine is not None else 0
+        return self._ledger.stats(self._terms.admission.waiting, lost)
+
+    @property
+    def limits(self) -> Limits:
+        """How many requests may be under way; may be set while serving: `server.limits = Limits(max_connections=50)`.
+
+        A lower limit ends nothing that is under way.
+        """
+        return self._terms.admission.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._terms.admission.limits = _checked_limits(limits)
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """How long the peers of connections may take."""
+        return self._terms.deadlines
 
     def __repr__(self) -> str:
         where = ", ".join(self.urls) or ", ".join(map(repr, self.transports))
         return f"<Server {where} {self._composition.handler.name} {self.strategy!r} {self.state.name}>"
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Call `subscriber(event)` for every event, in the thread or process where it happens; it must be quick."""
-        self._events.subscribe(subscriber)
+    def subscribe(self, subscriber: Subscriber, *kinds: type[Event]) -> None:
+        """Call `subscriber(event)` for events, in the thread where they happen; it must be quick.
+
+        Args:
+            subscriber: what it raises is logged, and ends nothing.
+            kinds: classes of `plugsocket.core.events`, for events of these kinds alone; without, for all.
+
+        Raises:
+            TypeError: one is no kind of event.
+        """
+        self._events.subscribe(subscriber, *kinds)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Stop calling a subscriber, such as `log_events`, which every server has at first.
@@ -156,13 +202,15 @@ class Server:
             call = composition.handler.function
             if IRequestHandlerClass.providedBy(composition.handler):
                 call = partial(_construct, call, self)
-            engine = open_engine(composition, call, self._ledger, self._events, self._grace, self._begin_drain)
+            engine = open_engine(composition, call, self._ledger, self._events, self._terms, self._begin_drain)
             self._engine = engine
             try:
                 self._lifecycle.move("bind")
             except LifecycleError:
                 engine.close()
                 raise
+        for url in self.urls:
+            self._events.emit(ListenerOpened(url))
 
     # Serving
 
@@ -198,9 +246,13 @@ class Server:
         ready = threading.Event()
         errors: list[BaseException] = []
 
+        def on_started() -> None:
+            self._background = thread
+            ready.set()
+
         def serve() -> None:
             try:
-                self._serve_here(ready.set)
+                self._serve_here(on_started)
             except BaseException as error:  # noqa: BLE001 - it is raised below, or else was reported
                 if not ready.is_set():
                     errors.append(error)
@@ -209,7 +261,6 @@ class Server:
 
         thread = threading.Thread(target=serve, name=f"plugsocket {self.urls[0]}", daemon=True)
         thread.start()
-        self._background = thread
         ready.wait()
         if errors:
             raise errors[0]
@@ -259,7 +310,8 @@ class Server:
 
         def on_signal(_number: int, _frame: object) -> None:
             nonlocal asked
-            self.stop(0 if asked else grace)
+            stopping = asked or (self._engine is not None and self._engine.stopping)
+            self.stop(0 if stopping else grace)
             asked = True
 
         with stop_signals_handled(on_signal):
@@ -324,15 +376,15 @@ class Server:
         """Be over if the block raises."""
         try:
             yield
-        except Exception as error:
-            self._close(engine, error)
-            raise
-        except BaseException:  # Ctrl-C, or cancelled: asked to end from outside
-            self._close(engine, None)
+        except BaseException as error:
+            failure, _ = split_ending(error)  # Ctrl-C, or cancelled: asked to end from outside, which is no failure
+            self._close(engine, failure)
             raise
 
     def pause(self) -> None:
         """Stop accepting; requests under way go on, new ones wait in the kernel's queue.
+
+        One that is being accepted at this very moment may still come.
 
         Raises:
             LifecycleError: the server is not `SERVING`.
@@ -370,7 +422,7 @@ class Server:
         Returns:
             How it went; not `finished` where it only asked, or where a handler could not be ended.
         """
-        grace = self._grace if grace is None else _checked_grace(grace)
+        grace = self._terms.grace if grace is None else _checked_grace(grace)
         if self._lifecycle.deferred(partial(self.stop, grace)):
             return ASKED
         report = self._ask_to_stop(grace)
@@ -390,7 +442,7 @@ class Server:
         From one of the server's own handlers it only asks. Cancelling it stops the waiting, not the stopping.
         """
         await trio.lowlevel.checkpoint()
-        grace = self._grace if grace is None else _checked_grace(grace)
+        grace = self._terms.grace if grace is None else _checked_grace(grace)
         report = self._ask_to_stop(grace)
         if report is not None:
             return report
@@ -418,11 +470,12 @@ class Server:
             return ASKED
         with self._lifecycle.held():
             if self.state is State.NEW:
+                self._report = StopReport(0, (), 0.0)  # first, since who sees that it is closed may ask for it
                 self._lifecycle.move("stop")
-                self._report = StopReport(0, (), 0.0)
                 self._end()
             if self.state in FINAL:
                 return self._report
+            engine = self._engine  # again: another thread may just have bound
             assert engine is not None, "what is neither NEW nor over has an engine"
             self._note_stop()
             engine.request_stop(grace)
@@ -470,21 +523,25 @@ class Server:
     def _wait_closed(self, timeout: float) -> bool:
         return self._lifecycle.wait_for(lambda: self.state in FINAL, min(timeout, threading.TIMEOUT_MAX))
 
-    def _begin_drain(self) -> None:
+    def _begin_drain(self, busy: int) -> None:
         with self._lifecycle.held():
             if self.state in (State.SERVING, State.PAUSED):
                 self._lifecycle.move("stop")
             self._note_stop()
+            told, self._drain_told = self._drain_told, True
+        if not told and self._engine is not None:
+            asked = self._engine.shortest_grace
+            self._events.emit(DrainBegan(busy, self._terms.grace if asked is None else asked))
 
     def _note_stop(self) -> None:
         """Take the time when the stop began, which is when it was first asked for."""
         if math.isnan(self._stop_began):
             self._stop_began = time.monotonic()
 
-    def _close(self, engine: Engine, cause: Exception | None) -> None:
+    def _close(self, engine: Engine, cause: BaseException | None) -> None:
         """Be over: the driver has released everything that it had."""
         engine.close()
-        self._begin_drain()
+        self._begin_drain(engine.busy_at_stop)
         cut = engine.cut_peers
         seconds = time.monotonic() - self._stop_began
         completed = max(0, engine.busy_at_stop - len(cut))
@@ -493,6 +550,7 @@ class Server:
         self._lifecycle.move("drained" if cause is None else "fail")
         if cause is not None:
             self._events.emit(ServerFailed(cause))
+        self._events.emit(DrainEnded(self._report))
         self._end()
 
     def _end(self) -> None:
@@ -501,6 +559,9 @@ class Server:
         while self._on_closed:
             with suppress(trio.RunFinishedError):  # whoever waited in a trio program waits no more
                 self._on_closed.pop()()
+
+    def _on_move(self, before: State, state: State) -> None:
+        self._events.emit(StateChanged(before, state))
 
     def _ring(self) -> None:
         if self._engine is not None:
@@ -533,7 +594,7 @@ class Server:
                 return self.state is state or self._lifecycle.entered[state] > before
             return len(self._ledger.active) == connections
 
-        with self._ledger.watched_by_one():
+        with self._ledger.watched_by_one() if state is None else nullcontext():
             self._lifecycle.wait_for(lambda: reached() or self.state in FINAL, timeout)
             return reached()
 
@@ -552,6 +613,25 @@ def _nothing() -> None:
 def _construct(cls: Callable[..., object], server: Server, arguments: tuple[Any, Any]) -> None:
     """Have a request handler class handle a request, which it does when it is constructed."""
     cls(*arguments, server)
+
+
+def _checked_limits(limits: Limits) -> Limits:
+    if not isinstance(limits, Limits):
+        raise OptionError(f"limits must be Limits(...), not {limits!r}")
+    return limits
+
+
+def _checked_hook(verify: Verify | None) -> Verify | None:
+    if verify is not None and (not callable(verify) or inspect.iscoroutinefunction(verify)):
+        raise OptionError(f"verify must be a plain function that takes a request, or None, not {verify!r}")
+    return verify
+
+
+def _check_deadlines(deadlines: Deadlines, composition: Composition) -> None:
+    if not isinstance(deadlines, Deadlines):
+        raise OptionError(f"deadlines must be Deadlines(...), not {deadlines!r}")
+    if deadlines != NO_DEADLINES and all(map(is_datagram, composition.transports)):
+        raise OptionError(f"deadlines are for connections, which {composition.transports[0]!r} does not have")
 
 
 def _checked_grace(grace: float) -> float:

@@ -53,3 +53,16 @@ def signals_left_alone() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def wake_up_left_to_others() -> Iterator[None]:
+    """Undo `signals_wake()` for the length of a block, in which a loop of somebody else's sees to signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before, warn_on_full_buffer=False)

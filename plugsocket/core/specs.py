@@ -1,5 +1,6 @@
 """Transports and strategies from strings: `tcp://127.0.0.1:9999?backlog=512`, `thread?max_workers=64`."""
 
+import re
 from typing import Any, Protocol, Self, cast
 from urllib.parse import unquote
 
@@ -7,6 +8,8 @@ from plugsocket.core.errors import OptionError, PluginError
 from plugsocket.core.interfaces import IStrategy
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, find
 from plugsocket.core.protocols import Strategy, Transport
+
+UNDECODED = re.compile("[\udc80-\udcff]")  # how Python has bytes that are no UTF-8 (PEP 383)
 
 
 class TextTransport(Protocol):
@@ -61,7 +64,7 @@ def transport(spec: str | Transport) -> Transport:
     if not hasattr(found, "parse_location"):
         raise OptionError(f"the transport of {scheme!r} cannot be made from a string: it has no parse_location()")
     location, _, query = rest.partition("?")
-    return cast("Transport", found.from_text(found.parse_location(_unescape(location)), _options(spec, query)))
+    return cast("Transport", found.from_text(found.parse_location(_unescape(location)), read_options(spec, query)))
 
 
 def strategy(spec: str | Strategy) -> Strategy:
@@ -78,7 +81,7 @@ def strategy(spec: str | Strategy) -> Strategy:
         return spec
     name, _, query = spec.partition("?")
     found = find(STRATEGIES, name, "strategy")
-    options = _options(spec, query)
+    options = read_options(spec, query)
     if not hasattr(found, "from_text"):
         if options:
             raise OptionError(f"the strategy {name!r} takes no options as text: it has no from_text()")
@@ -90,7 +93,8 @@ def strategy(spec: str | Strategy) -> Strategy:
     return cast("Strategy", made)
 
 
-def _options(spec: str, query: str) -> dict[str, str]:
+def read_options(spec: str, query: str) -> dict[str, str]:
+    """Read `name=value&name=value`, with percent-escapes replaced; `spec` is what messages quote."""
     options: dict[str, str] = {}
     for pair in query.split("&") if query else ():
         name, separator, text = map(_unescape, pair.partition("="))
@@ -103,8 +107,12 @@ def _options(spec: str, query: str) -> dict[str, str]:
 
 
 def escape(location: str) -> str:
-    """Write a location so that a string with it is read as it is meant: with `%` and `?` as percent-escapes."""
-    return location.replace("%", "%25").replace("?", "%3F")
+    """Write a location so that a string with it is read as it is meant: with `%` and `?` as percent-escapes.
+
+    So are the bytes of file names that are no text, which not every output could write.
+    """
+    escaped = location.replace("%", "%25").replace("?", "%3F")
+    return UNDECODED.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", escaped)
 
 
 def _unescape(text: str) -> str:

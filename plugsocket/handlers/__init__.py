@@ -9,6 +9,7 @@ from plugsocket.core.interfaces import (
     IView,
 )
 from plugsocket.core.registry import default_registry
+from plugsocket.handlers.blocking_socket import ConnectionSocket as ConnectionSocket
 from plugsocket.handlers.builtin import discard as discard
 from plugsocket.handlers.builtin import echo as echo
 from plugsocket.handlers.builtin import upper as upper

@@ -4,8 +4,9 @@ import io
 import socket
 from typing import Any, Self, TypeAlias
 
-from plugsocket.core.protocols import CloseSignal
+from plugsocket.core.closing import CloseSignal
 from plugsocket.core.requests import DatagramRequest, StreamRequest
+from plugsocket.handlers.blocking_socket import ConnectionSocket
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
 
@@ -147,9 +148,9 @@ class DatagramRequestHandler(BaseRequestHandler):
             self.socket.sendto(reply, self.client_address)
 
 
-def stream_arguments(request: StreamRequest, closing: CloseSignal) -> tuple[Any, Any]:  # noqa: ARG001 - the form of a view
+def stream_arguments(request: StreamRequest, closing: CloseSignal) -> tuple[Any, Any]:
     """Make the first two arguments of a request handler class from a connection."""
-    return request.payload, request.peer
+    return ConnectionSocket.of(request, closing), request.peer
 
 
 def datagram_arguments(request: DatagramRequest, closing: CloseSignal) -> tuple[Any, Any]:  # noqa: ARG001 - the form of a view

@@ -1,12 +1,13 @@
 """A connection as a blocking handler sees it."""
 
 import socket
+import time
 from typing import Any
 
 from plugsocket.core.addresses import Address
-from plugsocket.core.closing import AsyncCloseSignal
-from plugsocket.core.protocols import CloseSignal
+from plugsocket.core.closing import AsyncCloseSignal, CloseSignal
 from plugsocket.core.requests import StreamRequest
+from plugsocket.handlers.blocking_socket import ConnectionSocket
 from plugsocket.handlers.stream import AsyncConnection
 
 
@@ -23,12 +24,17 @@ class Connection:
     def __init__(self, request: StreamRequest, closing: CloseSignal) -> None:
         self._request = request
         self.closing = closing
-        self.socket: socket.socket = request.payload
+        self.socket: socket.socket = ConnectionSocket.of(request, closing)
 
     @property
     def peer(self) -> Address:
         """The peer's address: what `socket.connect` takes."""
         return self._request.peer
+
+    @property
+    def id(self) -> int:
+        """The number of the connection among the requests of its server, as events have it."""
+        return self._request.id
 
     @property
     def local(self) -> Address:
@@ -78,13 +84,21 @@ class Connection:
         """Set how long each of these calls may wait, as `socket.settimeout` does."""
         self.socket.settimeout(seconds)
 
+    def expire_in(self, seconds: float | None) -> None:
+        """Set when the request is over, from now, in place of `Deadlines.request`; `None` for never.
+
+        For a handler that serves one request after the other on a connection. Operations that would go on beyond it
+        raise `DeadlineError`.
+        """
+        self._request.traffic.expire_in(seconds, time.monotonic)
+
     def fileno(self) -> int:
         """Return the socket's descriptor, for `select`."""
         return self.socket.fileno()
 
     def close(self) -> None:
         """Close the connection before the handler ends. Idempotent."""
-        self._request.close()
+        self._request.end()
 
     def to_async(self) -> AsyncConnection:
         """Return the same connection as a trio stream; this object is of no use from then on."""

@@ -6,9 +6,8 @@ from typing import Any, TypeAlias
 import trio
 
 from plugsocket.core.addresses import Address
-from plugsocket.core.closing import AsyncCloseSignal
+from plugsocket.core.closing import AsyncCloseSignal, CloseSignal
 from plugsocket.core.errors import ReplyError
-from plugsocket.core.protocols import CloseSignal
 from plugsocket.core.requests import DatagramRequest
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
@@ -28,6 +27,11 @@ class _Datagram:
     def peer(self) -> Address:
         """The sender's address; `""` for a Unix client that did not bind its socket."""
         return self._request.peer
+
+    @property
+    def id(self) -> int:
+        """The number of the datagram among the requests of its server, as events have it."""
+        return self._request.id
 
     @property
     def local(self) -> Address:

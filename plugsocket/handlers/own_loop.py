@@ -9,8 +9,10 @@ import trio
 from plugsocket.core.errors import CompositionError
 from plugsocket.core.interfaces import IAsyncHandler
 from plugsocket.core.kinds import inspect_handler
+from plugsocket.core.signals import wake_up_left_to_others
 from plugsocket.handlers.connection import Connection
 from plugsocket.handlers.datagram import Datagram
+from plugsocket.handlers.stream import AsyncConnection
 
 
 def own_loop(handler: Callable[[Any], Awaitable[object]]) -> Callable[[Connection | Datagram], None]:
@@ -31,7 +33,8 @@ def own_loop(handler: Callable[[Any], Awaitable[object]]) -> Callable[[Connectio
 
     @functools.wraps(handler, updated=())  # in the handler's __dict__ it may stand declared that it is async
     def blocking(request: Connection | Datagram) -> None:
-        trio.run(_handle, handler, request)
+        with wake_up_left_to_others():
+            trio.run(_handle, handler, request)
 
     # What wraps() says about the original is wrong here: this function is not async.
     del blocking.__wrapped__
@@ -39,8 +42,27 @@ def own_loop(handler: Callable[[Any], Awaitable[object]]) -> Callable[[Connectio
 
 
 async def _handle(handler: Callable[[Any], Awaitable[object]], request: Connection | Datagram) -> None:
-    if isinstance(request, Connection):
-        async with request.to_async() as connection:
-            await handler(connection)
-    else:
+    if not isinstance(request, Connection):
         await handler(request.to_async())
+        return
+    # Not closed here: whoever serves does that, so that closing lingers.
+    connection = request.to_async()
+    if not connection.closing.remote:
+        await handler(connection)
+        return
+    # Nobody else in this process can end an idle connection when the server stops.
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_when_closing, connection)
+        try:
+            await handler(connection)
+        except BaseException as error:  # noqa: BLE001 - raised below, where no group comes around it
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _end_when_closing(connection: AsyncConnection) -> None:
+    await connection.closing.wait()
+    connection.end_if_idle()

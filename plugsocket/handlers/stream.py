@@ -1,12 +1,14 @@
 """A connection as an async handler sees it: a trio stream."""
 
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import trio
 
 from plugsocket.core.addresses import Address
 from plugsocket.core.closing import AsyncCloseSignal
+from plugsocket.core.errors import DeadlineError
 from plugsocket.core.requests import StreamRequest
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
@@ -26,7 +28,8 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
 
     def __init__(self, request: StreamRequest, closing: AsyncCloseSignal) -> None:
         self._request = request
-        self._socket = request.payload
+        self._traffic = request.traffic
+        self._socket = _plain(request)
         self._socket.setblocking(False)
         self._trio_socket: trio.socket.SocketType | None = None
         self._sending = False
@@ -34,6 +37,8 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
         self._sent_eof = False
         self.closing = closing
         request.before_close = _notify_closing
+        if self._traffic.limited:
+            self._traffic.start(trio.current_time)
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -48,6 +53,11 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
         return self._request.peer
 
     @property
+    def id(self) -> int:
+        """The number of the connection among the requests of its server, as events have it."""
+        return self._request.id
+
+    @property
     def local(self) -> Address:
         """The address at which the peer reached the server."""
         return self._request.local
@@ -59,9 +69,11 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
             max_bytes: at most so many; at least 1.
 
         Returns:
-            What there is, or `b""` at end of file.
+            What there is, or `b""` at end of file; and when the server stops, unless an answer is due: bytes came, and
+            none were sent since.
 
         Raises:
+            DeadlineError: one of the server's deadlines is over.
             trio.BrokenResourceError: the peer reset the connection.
             trio.ClosedResourceError: it was closed here.
             trio.BusyResourceError: another task is receiving.
@@ -73,29 +85,57 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is receiving from this connection")
         self._receiving = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            try:
-                data = self._socket.recv(size)
-            except BlockingIOError:
-                pass
-            else:
+            await self._begin()
+            if (data := self._receive_now(size)) is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return data
+            self._traffic.waiting = not self._traffic.unanswered
+            if self._traffic.waiting and self.closing.marked:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return b""
             while True:
-                await trio.lowlevel.wait_readable(self._socket)
-                try:
-                    return self._socket.recv(size)
-                except BlockingIOError:
-                    pass
+                await self._ready(trio.lowlevel.wait_readable, receiving=True)
+                if (data := self._receive_now(size)) is not None:
+                    return data
+        except DeadlineError:
+            raise
         except OSError as error:
             raise self._translated(error) from error
         finally:
-            self._receiving = False
+            self._receiving = self._traffic.waiting = False
+
+    def _receive_now(self, size: int) -> bytes | None:
+        try:
+            data = self._socket.recv(size)
+        except BlockingIOError:
+            return None
+        if data:
+            self._traffic.took(len(data))
+        else:
+            self._traffic.over = True
+        return data
+
+    async def _begin(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._traffic.limited:
+            self._traffic.now()  # which raises once the request is over, whatever there is
+
+    async def _ready(self, wait: Callable[[Any], Awaitable[None]], *, receiving: bool) -> None:
+        """Wait for the socket, as long as the peer's deadlines allow."""
+        if not self._traffic.limited:
+            await wait(self._socket)
+            return
+        since = self._traffic.now()
+        with trio.move_on_after(self._traffic.time_left(since, receiving)) as scope:
+            await wait(self._socket)
+        if scope.cancelled_caught:
+            raise self._traffic.expired(since, receiving)
 
     async def send_all(self, data: Any) -> None:
         """Send every byte of a bytes-like object; see `trio.abc.SendStream`.
 
         Raises:
+            DeadlineError: one of the server's deadlines is over.
             trio.BrokenResourceError: the peer is gone; some of the bytes may have been sent.
             trio.ClosedResourceError: it was closed here, or `send_eof()` was called.
             trio.BusyResourceError: another task is sending.
@@ -103,15 +143,17 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
         self._check_sendable()
         self._sending = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._begin()
             with memoryview(data).cast("B") as view:
                 sent = self._send_now(view) if view else 0
                 if sent == len(view):
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return
                 while sent < len(view):
-                    await trio.lowlevel.wait_writable(self._socket)
+                    await self._ready(trio.lowlevel.wait_writable, receiving=False)
                     sent += self._send_now(view[sent:])
+        except DeadlineError:
+            raise
         except OSError as error:
             raise self._translated(error) from error
         finally:
@@ -119,16 +161,20 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
 
     def _send_now(self, view: memoryview) -> int:
         try:
-            return self._socket.send(view)
+            sent = self._socket.send(view)
         except BlockingIOError:
             return 0
+        self._traffic.gave(sent)
+        return sent
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until sending might not have to wait; see `trio.abc.SendStream`."""
         self._check_sendable()
         self._sending = True
         try:
-            await trio.lowlevel.wait_writable(self._socket)
+            await self._ready(trio.lowlevel.wait_writable, receiving=False)
+        except DeadlineError:
+            raise
         except OSError as error:
             raise self._translated(error) from error
         finally:
@@ -149,8 +195,20 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Close the connection before the handler ends. Idempotent; closes even when cancelled."""
-        self._request.close()
+        self._request.end()
         await trio.lowlevel.checkpoint()
+
+    def expire_in(self, seconds: float | None) -> None:
+        """Set when the request is over, from now, in place of `Deadlines.request`; `None` for never.
+
+        For a handler that serves one request after the other on a connection. Operations that would go on beyond it
+        raise `DeadlineError`.
+        """
+        self._traffic.expire_in(seconds, trio.current_time)
+
+    def end_if_idle(self) -> None:
+        """Have a task that waits for a request to begin receive end of file; one that owes an answer goes on."""
+        self._request.end_if_idle()
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
         """Set an option of the socket, as `trio.SocketStream` has it."""
@@ -177,6 +235,13 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
 
     def __repr__(self) -> str:
         return f"<AsyncConnection from {self.peer}>"
+
+
+def _plain(request: StreamRequest) -> Socket:
+    """The request's socket, without the waiting that one for blocking handlers does."""
+    if type(request.payload) is socket.socket:
+        return request.payload
+    return request.rewrap(socket.socket)
 
 
 def _notify_closing(sock: Socket) -> None:

@@ -6,14 +6,16 @@ A transport for another address family needs little more than `open_socket` and 
 import errno
 import os
 import socket
+import struct
 import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from zope.interface import implementer
 
 from plugsocket.core.addresses import Address, address_of, display
-from plugsocket.core.interfaces import IDatagramTransport, IListener, IStreamTransport
+from plugsocket.core.interfaces import IDatagramListener, IDatagramTransport, IListener, IStreamTransport
 from plugsocket.core.options import Options
 from plugsocket.core.requests import AncillaryData, DatagramRequest, StreamRequest
 
@@ -24,6 +26,9 @@ DEFAULT_BACKLOG = 1024  # of the kernel's queue, which caps it at net.core.somax
 ACCEPTS_BLOCKING = sys.platform == "linux"  # elsewhere accepted sockets inherit O_NONBLOCK (accept(2), accept4(2))
 MAX_DATAGRAM = 65_535  # the largest that the length field of UDP can say (RFC 768)
 ANCILLARY = 256  # bytes for the ancillary data of one message; a packet's information takes 40 (ip(7), ipv6(7))
+SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h of Linux; Python has no name for it
+MEMINFO = struct.Struct("9I")  # SK_MEMINFO_VARS counters
+MEMINFO_DROPS = 8  # SK_MEMINFO_DROPS in include/uapi/linux/sock_diag.h
 PATIENT = 3600.0  # seconds; long enough to behave as blocking, see DatagramListener
 
 
@@ -127,7 +132,7 @@ class StreamListener(SocketListener):
         return StreamRequest(sock, raw, self._family)
 
 
-@implementer(IListener)
+@implementer(IDatagramListener)
 class DatagramListener(SocketListener):
     """A bound datagram socket, whose requests are messages.
 
@@ -157,6 +162,7 @@ class DatagramListener(SocketListener):
         self._source_of = source_of
         self._ancillary = ANCILLARY if source_of is not None else 0
         self._closed = False
+        self._lost = 0
         self._answerable: set[DatagramRequest] = set()
         # The listener's own socket must stay non-blocking, which the system keeps for all copies of it together. A copy
         # with a long time-out waits all the same, since Python then does the waiting.
@@ -181,6 +187,15 @@ class DatagramListener(SocketListener):
         self._answerable.add(request)
         return request
 
+    @property
+    def lost(self) -> int:
+        """How many messages the kernel dropped for want of room; see `IDatagramListener`."""
+        if self.socket.fileno() >= 0 and sys.platform == "linux":
+            with suppress(OSError):  # a family, or a kernel, that does not count
+                counters = self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO.size)
+                self._lost = MEMINFO.unpack(counters.ljust(MEMINFO.size, b"\0"))[MEMINFO_DROPS]
+        return self._lost
+
     def release(self, request: DatagramRequest) -> None:
         """Take note that the request needs the sockets no more; the last one closes them if the listener is closed."""
         self._answerable.discard(request)
@@ -197,6 +212,7 @@ class DatagramListener(SocketListener):
                 self._close_sockets()
 
     def _close_sockets(self) -> None:
+        self._lost = self.lost  # which nobody can ask for afterwards
         self.reply_socket.close()
         self.socket.close()
 

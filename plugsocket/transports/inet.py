@@ -18,6 +18,8 @@ def _host(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     text(instance, attribute, value)
     if "\0" in value:  # where the resolver would take it to end
         raise wrong(instance, attribute.name, value, "a name or an address without NUL")
+    if "[" in value or "]" in value:  # they would not be there any more when its string is read
+        raise wrong(instance, attribute.name, value, "a name or an address without the brackets of strings")
 
 
 def _supported(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import attrs
 
 from plugsocket.core.errors import OptionError
-from plugsocket.core.options import OCTAL, Options, path_text, text, wrong
+from plugsocket.core.options import OCTAL, Options, path_text, shown, text, wrong
 from plugsocket.core.specs import escape
 from plugsocket.transports.base import open_socket
 
@@ -24,6 +24,7 @@ if sys.platform != "win32":
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 
 PERMISSIONS = 0o777
+LONGEST_MODE = 1 << 32  # of which a message shows the octal digits as well
 
 LOCK_TRIES = 100
 LOCK_PAUSE = 0.01  # seconds; one second in all, for a lock that other servers hold for microseconds
@@ -57,10 +58,10 @@ def _permissions(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -
         return
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value & ~PERMISSIONS:  # which also says that it is not negative
-        octal = f" ({value:#o})" if whole else ""
+        octal = f" ({value:#o})" if whole and abs(value) < LONGEST_MODE else ""
         raise OptionError(
             f"{type(instance).__name__}: {attribute.name} must be permission bits from 0 to 0o777, or None, "
-            f"not {value!r}{octal}"
+            f"not {shown(value)}{octal}"
         )
 
 

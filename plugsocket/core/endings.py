@@ -1,0 +1,49 @@
+"""How handlers end: by themselves, by a failure, by a peer that is gone, or from outside."""
+
+import threading
+from collections.abc import Iterator
+
+import trio
+
+from plugsocket.core.errors import DeadlineError
+
+
+def split_ending(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """Separate what a handler raised from what ends it from outside: cancellation, and Ctrl-C.
+
+    Args:
+        error: what came out of an async handler; a group may hold both.
+
+    Returns:
+        The failure to report, and what is to be raised on; each `None` where there is none.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        ending, failure = error.split((trio.Cancelled, KeyboardInterrupt))
+        return failure, ending
+    if isinstance(error, trio.Cancelled) or is_interrupt(error):
+        return None, error
+    return error, None
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is a Ctrl-C, which only the main thread gets, and not an exception that a handler made up."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def is_disconnection(error: BaseException) -> bool:
+    """Whether an error, or all of a group, say that the peer is gone, as blocking sockets and trio's streams say it."""
+    return all(isinstance(each, ConnectionError | trio.BrokenResourceError) for each in _leaves(error))
+
+
+def deadline_of(error: BaseException) -> str | None:
+    """The deadline that an error, or all of a group, are about; `None` if they are about something else."""
+    leaves = list(_leaves(error))
+    return getattr(leaves[0], "deadline", None) if all(isinstance(each, DeadlineError) for each in leaves) else None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
