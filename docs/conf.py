@@ -28,7 +28,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(trio|zope|socket|threading|collections|functools|importlib|typing|attrs?|logging|enum|io)\b.*"),
     (r"py:.*", r"(os\.PathLike|contextvars\..*|Path|Self|Socket|T|bytes-like object)"),
-    (r"py:.*", r"plugsocket\.testing\.recorder\.Kind"),  # a type variable, which is no object of its own
+    (r"py:.*", r"plugsocket\.(testing\.recorder|core\.requests)\.Kind"),  # a type variable is no object of its own
 ]
 
 default_role = "code"  # docstrings write code between single backticks, as Markdown does

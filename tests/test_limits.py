@@ -919,3 +919,15 @@ def test_deadlines_of_limits_do_not_mix() -> None:
         first.close()
         assert server.wait(connections=1, timeout=TIMEOUT)
         assert ask(second, b"2") == b"2"
+
+
+@every_parallel_strategy
+def test_a_limit_that_is_reached_again_and_again_is_told_once(strategy_name: str, recorder: Recorder) -> None:
+    limits = Limits(max_connections=1, overload="reject")
+    with limited(ENDPOINT, function, strategy_name, limits, recorder=recorder) as server:
+        for _ in range(20):
+            with client(server) as first, client(server) as late:
+                assert ask(first, b"1") == b"1"
+                assert late.recv(1) == b""
+            assert server.wait(connections=0, timeout=TIMEOUT)
+        assert len(recorder.of(LimitReached)) < 10

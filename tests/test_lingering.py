@@ -396,3 +396,32 @@ def test_out_of_descriptors_those_that_linger_give_theirs() -> None:
             server.resume()
             assert receive(late, 3) == b"bye"
         assert server.state is State.SERVING
+
+
+@pytest.mark.parametrize("strategy_name", strategy_names())
+def test_the_time_between_single_requests_counts(strategy_name: str) -> None:
+    server = Server(ENDPOINT, discard_nothing(strategy_name), strategy_name, deadlines=Deadlines(linger=0.05))
+    server.bind()
+    with server, client(server) as first:
+        assert server.handle_request(TIMEOUT)
+        assert first.recv(1) == b""
+
+        def is_reset() -> bool:
+            with client(server):
+                assert server.handle_request(TIMEOUT)
+            try:
+                first.send(b"x")
+            except OSError:
+                return True
+            return False
+
+        until(is_reset)
+
+
+def discard_nothing(strategy_name: str) -> Any:
+    """A handler that returns at once."""
+
+    async def ends(stream: AsyncConnection) -> None:
+        return
+
+    return ends if strategy_name == "trio" else lambda connection: None

@@ -417,3 +417,23 @@ def test_receiving_into_a_structure(recorder: Recorder) -> None:
     with serving(Server(ENDPOINT, handle, "thread")) as server, client(server) as sock:
         sock.sendall(b"\0\0\0\7")
         assert receive(sock, 1) == b"7"
+
+
+@pytest.mark.parametrize("strategy_name", [name for name in strategy_names() if name != "fork"])
+def test_a_handler_that_stopped_waiting_is_not_idle(strategy_name: str) -> None:
+    """It looked whether something came, and went on with a reply that the client does not read."""
+    began = threading.Event()
+
+    def handle(connection: Connection) -> None:
+        connection.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(None)
+        began.set()
+        connection.sendall(bytes(2**24))
+
+    with serving(Server(ENDPOINT, handle, strategy_name)) as server, client(server) as sock:
+        assert began.wait(TIMEOUT)
+        report = server.stop(grace=0.05)
+        assert report.cut == (sock.getsockname(),)
+        assert report.completed == 0

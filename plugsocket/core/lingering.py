@@ -6,6 +6,7 @@ side is closed first, and what still comes is thrown away until the peer closes 
 """
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,8 +25,9 @@ AT_ONCE = 16  # reads from one connection before the others get their turn
 @attrs.define(eq=False)
 class _Late:
     request: StreamRequest
-    patience: float  # seconds that are left, while no loop looks after it
+    patience: float  # seconds that it has from then on
     left: int  # bytes that may still come
+    parked: float = attrs.field(factory=time.monotonic)  # when it was left without a loop to look after it
     until: float = math.inf  # by the loop's clock, while one does
     fileno: int = -1
 
@@ -78,10 +80,11 @@ class Lingering:
             if self._is_over(late):
                 late.request.close()
                 continue
-            late.until, late.fileno = now + late.patience, late.request.payload.fileno()
+            late.until = now + late.patience - (time.monotonic() - late.parked)
+            late.fileno = late.request.payload.fileno()
             self._watch(late, watcher)
         while self._late:
-            eldest = next(iter(self._late.values()))  # all have the same time, or were suspended together
+            eldest = next(iter(self._late.values()))  # who came first has the least time left
             if eldest.until > now:
                 return eldest.until
             self._end(eldest, watcher)
@@ -126,7 +129,7 @@ class Lingering:
         """Leave the loop, which ends or is about to; the next `attend()` goes on, in whatever loop."""
         for late in self._late.values():
             watcher.unwatch(late.fileno)
-            late.patience = max(0.0, late.until - now)
+            late.patience, late.parked = late.until - now, time.monotonic()
             self._arrivals.append(late)
         self._late.clear()
 
