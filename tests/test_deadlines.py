@@ -679,3 +679,22 @@ def test_expire_in_refuses_what_is_no_duration(value: float) -> None:
         assert sock.recv(1) == b""
         if not caught.is_set():
             pytest.fail("it was taken")
+
+
+@pytest.mark.parametrize("strategy_name", strategy_names())
+def test_a_handler_class_begins_anew(strategy_name: str) -> None:
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            self.request.expire_in(TIMEOUT)
+            line = self.rfile.readline()
+            self.request.expire_in(SHORT)
+            try:
+                self.rfile.readline()
+            except DeadlineError as error:
+                self.request.expire_in(None)
+                self.wfile.write(line + str(error).encode())
+
+    server = Server(ENDPOINT, Handler, strategy_name, deadlines=Deadlines(request=TIMEOUT))
+    with serving(server) as server, client(server) as sock:
+        sock.sendall(b"hello\n")
+        assert sock.makefile("rb").read() == b"hello\nthe request took longer than %g s" % SHORT

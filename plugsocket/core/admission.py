@@ -252,7 +252,8 @@ class Admission:
         ledger = self._engine.ledger
         rejected = ledger.rejected - pressure.rejected
         dropped = ledger.dropped + self._engine.lost - pressure.dropped
-        self._engine.events.emit(LimitCleared(time.monotonic() - pressure.since, rejected, dropped))
+        seconds = max(0.0, time.monotonic() - pressure.since - CALM)
+        self._engine.events.emit(LimitCleared(seconds, rejected, dropped))
 
     def _somebody_waits(self) -> bool:
         descriptors = [endpoint.listener.fileno() for endpoint in self._engine.endpoints]

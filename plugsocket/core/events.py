@@ -97,7 +97,7 @@ class LimitReached(Event):
     limit: int
 
     def __str__(self) -> str:
-        return f"limit reached: {self.limit} requests are under way, and more come"
+        return f"limit reached (requests under way: {self.limit}), and more come"
 
 
 @attrs.frozen(eq=False)

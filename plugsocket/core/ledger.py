@@ -24,9 +24,9 @@ class Stats:
         waiting: requests accepted that wait until there is room, as `Wait` has them do.
         failed: requests whose handler raised or died.
         disconnected: requests whose handler found the peer gone.
-        timed_out: requests whose peer ran into a deadline.
+        timed_out: requests that a deadline ended; one whose handler catches the error ends well.
         refused: requests closed again since the strategy could not start them.
-        rejected: connections closed without a handler, as the limits or the `verify` hook would have it.
+        rejected: connections accepted and closed without a handler, as the limits or the `verify` hook would have it.
         dropped: datagrams dropped without a handler, likewise.
         lost: datagrams that the kernel dropped for want of room, where it says so (SO_MEMINFO on Linux, since 4.12).
         accept_errors: errors of `accept`, each attempt counted.

@@ -57,6 +57,10 @@ class ConnectionSocket(socket.socket):
         if traffic.limited:
             traffic.start(time.monotonic)
 
+    def expire_in(self, seconds: float | None) -> None:
+        """Set when the request is over, from now; see `Connection.expire_in`."""
+        self._traffic.expire_in(seconds, time.monotonic)
+
     # Receiving
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
