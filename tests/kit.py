@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -186,6 +187,14 @@ def receive(sock: socket.socket, size: int) -> bytes:
     while len(received) < size and (chunk := sock.recv(65_536)):
         received += chunk
     return bytes(received)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what no event tells of."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.001)  # so that the server's threads get the processor
 
 
 @contextmanager

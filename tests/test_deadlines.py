@@ -108,14 +108,6 @@ def timed_server(handler: Any, strategy_name: str, endpoint: Any = ENDPOINT, **d
         yield server
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what no event tells of."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.001)  # so that the server's threads get the processor
-
-
 def check_late(server: Server, recorder: Recorder, handler_name: str, deadline: str, message: str) -> None:
     """Check that one handler ran into a deadline, and into this one."""
     assert server.wait(connections=0, timeout=TIMEOUT)

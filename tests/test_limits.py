@@ -44,7 +44,7 @@ from plugsocket.core.events import (
 from plugsocket.core.interfaces import IDatagramTransport, IInlineStrategy
 from plugsocket.core.readiness import wait_readable
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import HANDLERS, TIMEOUT, ask, async_function, client, function, receive, serving, strategy_names
+from tests.kit import HANDLERS, TIMEOUT, ask, async_function, client, function, receive, serving, strategy_names, until
 from tests.programs import line_of, program
 from tests.test_matrix import COMPOSING, EXAMPLES, STREAMS, endpoint_of, over
 
@@ -73,14 +73,6 @@ def limited(endpoint: Any, handler: Any, strategy_name: Any, limits: Limits, **o
         server.subscribe(recorder)
     with serving(server):
         yield server
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what no event tells of."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.001)  # so that the server's threads get the processor
 
 
 def has_nothing(sock: socket.socket) -> bool:

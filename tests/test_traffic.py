@@ -6,7 +6,6 @@ import socket
 import struct
 import termios
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import trio
 from plugsocket import AsyncConnection, Connection, Server, State, StopReport, StreamRequestHandler, own_loop
 from plugsocket.core.events import ConnectionClosed, HandlerFailed
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import TIMEOUT, ask, client, receive, serving, strategy_names
+from tests.kit import TIMEOUT, ask, client, receive, serving, strategy_names, until
 from tests.test_matrix import STREAMS, composes, endpoint_of, over
 
 ENDPOINT = "tcp://127.0.0.1:0"
@@ -104,14 +103,6 @@ def stopping(server: Server) -> Iterator[list[StopReport]]:
         thread.join(TIMEOUT)
         if thread.is_alive():
             server.stop(grace=0)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what no event tells of."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.001)  # so that the server's threads get the processor
 
 
 def wait_taken(server: Server) -> None:
