@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CALM = 0.25  # seconds without pressure after which it is told that it is over; else each request might begin a new one
 
+Said = TypeVar("Said")
 Verify = Callable[[Request], object]
 """Called with a request before its handler: whether it is to be served."""
 
@@ -144,16 +145,19 @@ class Admission:
         return False
 
     def _is_welcome(self, request: Request) -> bool:
-        if self._verify is None:
-            return True
+        verify = self._verify
+        return verify is None or self._asked("verify", lambda: bool(verify(request)), request, otherwise=False)
+
+    def _asked(self, hook: str, ask: Callable[[], Said], request: Request, otherwise: Said) -> Said:
+        """Ask a function that the server was given; whatever it raises is reported, and decides nothing else."""
         try:
-            return bool(self._verify(request))
+            return ask()
         except BaseException as error:
             if is_interrupt(error):
                 request.close()
                 raise
-            self._engine.events.emit(HookFailed("verify", request.peer, error))
-            return False
+            self._engine.events.emit(HookFailed(hook, request.peer, error))
+            return otherwise
 
     def _excess(self, request: Request) -> str | None:
         """Say which limit the request would exceed."""
@@ -166,14 +170,8 @@ class Admission:
         return None
 
     def _farewell(self, request: Request) -> bytes:
-        try:
-            return _checked(self._limits.overload.farewell(request.peer))
-        except BaseException as error:
-            if is_interrupt(error):
-                request.close()
-                raise
-            self._engine.events.emit(HookFailed("farewell", request.peer, error))
-            return b""
+        policy = self._limits.overload
+        return self._asked("farewell", lambda: _checked(policy.farewell(request.peer)), request, otherwise=b"")
 
     def _turn_away(self, endpoint: "Endpoint", request: Request, reason: str, farewell: bytes) -> None:
         """Close a request without a handler, after a last word if there is one."""

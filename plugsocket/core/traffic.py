@@ -83,7 +83,6 @@ class Traffic:
         """Take note of bytes that came."""
         self.received += size
         self.unanswered = True
-        self.waiting = False
 
     def gave(self, size: int) -> None:
         """Take note of bytes that went."""
