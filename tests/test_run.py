@@ -5,6 +5,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import attrs
 import pytest
@@ -26,6 +28,7 @@ from plugsocket import (
 )
 from plugsocket.core.events import HandlerFailed
 from plugsocket.testing import EventRecorder as Recorder
+from plugsocket.testing import FaultyTransport
 from tests.kit import TIMEOUT, ask, busy, client, function, keep_busy, receive, serving, strategy_names
 from tests.programs import connect, end_of, interrupt, line_of, program
 
@@ -312,6 +315,26 @@ def test_paused_connections_wait_and_are_served_after_resume(strategy: str) -> N
             assert receive(sock, 9) == b"meanwhile"
         with pytest.raises(LifecycleError, match="cannot resume a server that is SERVING"):
             server.resume()
+
+
+@every_strategy
+def test_what_is_being_accepted_has_been_when_pause_returns(strategy: str) -> None:
+    transport = FaultyTransport(ENDPOINT)
+    with serving(Server(transport, function, strategy)) as server:
+        listener, accepting, accepted = transport.listeners[0], threading.Event(), threading.Event()
+        take = listener.accept
+
+        def take_when_paused() -> Any:
+            accepting.set()
+            assert server.wait(state=State.PAUSED, timeout=TIMEOUT)
+            request = take()
+            accepted.set()
+            return request
+
+        with patch.object(listener, "accept", take_when_paused), client(server):
+            assert accepting.wait(TIMEOUT)
+            server.pause()
+            assert accepted.is_set()
 
 
 @pytest.mark.parametrize("strategy", [name for name in strategy_names() if name != "sync"])

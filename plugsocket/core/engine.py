@@ -108,6 +108,7 @@ class Engine:
         self.control = Control(on_stop=lambda: self.request_stop(terms.grace))
         self.lingering = Lingering(terms.deadlines.linger, self.control.ring)
         self.closing_lock = threading.RLock()  # signal handlers take it too, whatever they interrupt
+        self.accepting = threading.RLock()  # held while a request is accepted; signal handlers take it too
         self.paused = False
         self.stopping = False
         self.busy_at_stop = 0
@@ -178,14 +179,17 @@ class Engine:
         taken = 0
         failure: OSError | None = None
         for _ in range(BATCH):
-            if self.stopping or self.paused or taken == limit:
+            if self.stopping or taken == limit:
                 return taken
             if not self.admission.is_open():
                 if not taken:
                     self.admission.reach()
                 return taken
             try:
-                request = endpoint.listener.accept()
+                with self.accepting:
+                    if self.paused:
+                        return taken
+                    request = endpoint.listener.accept()
             except BlockingIOError:
                 return taken
             except OSError as error:

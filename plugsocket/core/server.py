@@ -384,7 +384,7 @@ class Server:
     def pause(self) -> None:
         """Stop accepting; requests under way go on, new ones wait in the kernel's queue.
 
-        One that is being accepted at this very moment may still come.
+        Nothing is accepted any more when it returns.
 
         Raises:
             LifecycleError: the server is not `SERVING`.
@@ -402,9 +402,11 @@ class Server:
     def _set_paused(self, paused: bool, event: str) -> None:
         with self._lifecycle.held():
             self._lifecycle.move(event)
-            if self._engine is not None:
-                self._engine.paused = paused
-        self._ring()
+            engine = self._engine
+            assert engine is not None, "a server past NEW has an engine"
+            engine.paused = paused
+        with engine.accepting:  # not while the state is held: a signal handler may want that while it is accepted
+            engine.control.ring()
 
     # Stopping
 
