@@ -47,6 +47,8 @@ from plugsocket.handlers import Connection as Connection
 from plugsocket.handlers import Datagram as Datagram
 from plugsocket.handlers import DatagramRequestHandler as DatagramRequestHandler
 from plugsocket.handlers import StreamRequestHandler as StreamRequestHandler
+from plugsocket.handlers import TransportListener as TransportListener
+from plugsocket.handlers import as_trio_listener as as_trio_listener
 from plugsocket.handlers import discard as discard
 from plugsocket.handlers import echo as echo
 from plugsocket.handlers import own_loop as own_loop

@@ -2,9 +2,8 @@
 
 import errno
 import socket
-import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-import trustme
 
 import plugsocket
 from plugsocket import AsyncConnection, Deadlines, Inet6Address, InetAddress, Server
@@ -22,20 +20,13 @@ from plugsocket.core.events import HandlerFailed
 from plugsocket.core.requests import StreamRequest
 from plugsocket.testing import EventRecorder as Recorder
 from tests.kit import TIMEOUT, client, receive, serving
+from tests.trio_kit import run, tls
 
 ENDPOINT = "tcp://127.0.0.1:0"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, of no length; closing then resets the connection (socket(7))
 MUCH = bytes(16 * 1024 * 1024)  # more than socket buffers take
 
 Pair = tuple[AsyncConnection, trio.SocketStream]
-
-
-def run(main: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
-    async def bounded() -> None:
-        with trio.fail_after(TIMEOUT):
-            await main(*arguments)
-
-    trio.run(bounded)
 
 
 @pytest.fixture
@@ -394,11 +385,7 @@ def test_a_task_that_outlives_the_handler_s_stream_sees_it_closed(recorder: Reco
 
 def test_tls_over_it() -> None:
     """trio.SSLStream over an AsyncConnection."""
-    authority = trustme.CA()
-    of_server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    of_client = ssl.create_default_context()
-    authority.issue_cert("localhost").configure_cert(of_server)
-    authority.configure_trust(of_client)
+    of_server, of_client = tls()
 
     async def handle(stream: AsyncConnection) -> None:
         encrypted = trio.SSLStream(stream, of_server, server_side=True)

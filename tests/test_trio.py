@@ -4,7 +4,6 @@ import contextvars
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,38 +30,14 @@ from plugsocket import (
 )
 from plugsocket.core.events import HandlerFailed
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import BEGUN, PROBLEMS, TIMEOUT, async_busy, async_function, busy, client, function, keep_busy, serving
+from tests.kit import BEGUN, TIMEOUT, async_busy, async_function, busy, client, function, keep_busy, serving
+from tests.trio_kit import exchange, quiet, run
 
 ENDPOINT = "tcp://127.0.0.1:0"
 
 
-def run(main: Callable[..., Awaitable[Any]], *arguments: Any, clock: trio.abc.Clock | None = None) -> None:
-    """Run a test in trio; a hang becomes a failure, unless the clock is a mock one, whose time is the test's."""
-
-    async def bounded() -> None:
-        with trio.fail_after(TIMEOUT if clock is None else float("inf")):
-            await main(*arguments)
-
-    trio.run(bounded, clock=clock)
-
-
-def quiet(server: Server, *subscribers: Any) -> Server:
-    server.unsubscribe(plugsocket.log_events)
-    for subscriber in subscribers:
-        server.subscribe(subscriber, *PROBLEMS)
-    return server
-
-
 async def connect(server: Server, which: int = 0) -> trio.SocketStream:
     return await trio.open_tcp_stream(*server.addresses[which])
-
-
-async def exchange(stream: trio.abc.Stream, data: bytes) -> bytes:
-    await stream.send_all(data)
-    received = bytearray()
-    while len(received) < len(data) and (chunk := await stream.receive_some()):
-        received += chunk
-    return bytes(received)
 
 
 async def keep_it_busy(stream: trio.abc.Stream) -> None:

@@ -1,6 +1,7 @@
 """The close signal, by which handlers see a stop coming: for blocking handlers, and for tasks."""
 
 import socket
+from contextlib import suppress
 
 import trio
 from zope.interface import implementer
@@ -84,7 +85,9 @@ class AsyncCloseSignal:
                 continue
             self._watched = True
             try:
-                await trio.lowlevel.wait_readable(self._signal.fileno())
+                # Closed under the waiting task once it was set, by an owner that does not wait for its handlers.
+                with suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self._signal.fileno())
                 self._others.unpark_all()
             finally:
                 self._watched = False

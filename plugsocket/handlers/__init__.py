@@ -22,6 +22,8 @@ from plugsocket.handlers.datagram import AsyncDatagram as AsyncDatagram
 from plugsocket.handlers.datagram import Datagram as Datagram
 from plugsocket.handlers.own_loop import own_loop as own_loop
 from plugsocket.handlers.stream import AsyncConnection as AsyncConnection
+from plugsocket.handlers.trio_listener import TransportListener as TransportListener
+from plugsocket.handlers.trio_listener import as_trio_listener as as_trio_listener
 
 # What each kind of handler is given by each kind of transport.
 for _factory, _required in (
