@@ -46,6 +46,7 @@ from plugsocket.handlers import BaseRequestHandler as BaseRequestHandler
 from plugsocket.handlers import Connection as Connection
 from plugsocket.handlers import Datagram as Datagram
 from plugsocket.handlers import DatagramRequestHandler as DatagramRequestHandler
+from plugsocket.handlers import StreamConnection as StreamConnection
 from plugsocket.handlers import StreamRequestHandler as StreamRequestHandler
 from plugsocket.handlers import TransportListener as TransportListener
 from plugsocket.handlers import as_trio_listener as as_trio_listener

@@ -19,6 +19,8 @@ from plugsocket.core.interfaces import IBlockingStrategy, IDriver, IRunner, IStr
 from plugsocket.core.kinds import inspect_handler
 from plugsocket.core.registry import default_registry
 from plugsocket.core.requests import DatagramRequest, StreamRequest
+from plugsocket.core.trio_requests import StreamOfTrio
+from plugsocket.transports.trio_listener import AwaitedListener
 from tests.kit import client, example_ids, example_name, function, serving, strategy_names, transport_classes
 
 INTERFACES = [
@@ -73,7 +75,8 @@ def test_protocols_say_the_same_as_interfaces(interface: InterfaceClass, twin: t
 def test_every_interface_that_signatures_name_has_a_twin() -> None:
     without = {interface.__name__ for interface, twin in TWINS if twin is None}
     assert without == {
-        "IStreamTransport", "IDatagramTransport", "IInlineStrategy",  # kinds: markers that nothing names
+        "IStreamTransport", "IDatagramTransport", "IAsyncTransport",  # kinds: markers that nothing names
+        "IInlineStrategy",  # likewise
         "IHandler", "ISyncHandler", "IAsyncHandler", "IRequestHandlerClass",  # kinds; the type of all is Handler
         "IServer", "IAcceptPolicy",  # implemented here only, by classes that are types themselves
     }  # fmt: skip
@@ -105,6 +108,8 @@ def test_listeners_and_requests_provide_what_they_declare(example: Any, tmp_path
         listener.close()
     assert verifyClass(interfaces.IRequest, StreamRequest, tentative=True)
     assert verifyClass(interfaces.IRequest, DatagramRequest, tentative=True)
+    assert verifyClass(interfaces.IAsyncListener, AwaitedListener)
+    assert verifyClass(interfaces.IAsyncRequest, StreamOfTrio, tentative=True)
 
 
 def test_the_close_signal_and_jobs_provide_what_they_declare() -> None:

@@ -135,7 +135,7 @@ def test_misses_say_what_does_not_fit_and_what_would() -> None:
         Server(Pigeons(), function, Sync())  # type: ignore[arg-type]
     assert str(caught.value).startswith(
         "function cannot take what Pigeons() gives: no IView is registered for the pair; registered: "
-        "(IDatagramTransport, IAsyncHandler) -> plugsocket.handlers.datagram.AsyncDatagram; "
+        "(IAsyncTransport, IAsyncHandler) -> plugsocket.handlers.trio_stream.stream_connection; "
     )
     with pytest.raises(CompositionError) as caught:
         Server(ENDPOINT, function, Someday())

@@ -6,11 +6,12 @@ from plugsocket.concurrency.runners import InPlaceRunner, no_loop
 from plugsocket.concurrency.selector import SelectorDriver
 from plugsocket.concurrency.sync import Sync as Sync
 from plugsocket.concurrency.thread import Thread as Thread
-from plugsocket.concurrency.trio import TaskRunner, ThreadRunner, TrioDriver
+from plugsocket.concurrency.trio import TaskRunner, ThreadRunner, TrioDriver, only_in_trio
 from plugsocket.concurrency.trio import Trio as Trio
 from plugsocket.core.composition import IRefusal
 from plugsocket.core.interfaces import (
     IAsyncHandler,
+    IAsyncTransport,
     IBlockingStrategy,
     IDriver,
     IRunner,
@@ -29,6 +30,7 @@ for _factory, _required, _provided in (
     (ThreadRunner, (ISyncHandler, ITrioStrategy), IRunner),
     (TaskRunner, (IAsyncHandler, ITrioStrategy), IRunner),
     (no_loop, (IAsyncHandler, IBlockingStrategy), IRefusal),
+    (only_in_trio, (IAsyncTransport, IBlockingStrategy), IRefusal),
     (Thread, (ISyncHandler,), IStrategy),
     (Trio, (IAsyncHandler,), IStrategy),
 ):

@@ -12,11 +12,12 @@ from zope.interface import implementer
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.endings import split_ending
 from plugsocket.core.engine import Endpoint, Engine
+from plugsocket.core.events import CloseFailed
 from plugsocket.core.interfaces import ITrioDriver, ITrioRunner, ITrioStrategy, IWatcher
 from plugsocket.core.job import Job, current_job
 from plugsocket.core.kinds import HandlerSpec
 from plugsocket.core.options import Options, integer
-from plugsocket.core.protocols import TrioRunner
+from plugsocket.core.protocols import AsyncListener, AsyncRequest, Strategy, Transport, TrioRunner
 
 
 @implementer(ITrioStrategy)
@@ -56,7 +57,10 @@ class TaskRunner:
         """Take a job to its end; see `ITrioRunner`."""
         current_job.set(job)
         try:
-            await self._handle(job.view(self._closing_of(job)))
+            if job.endpoint.awaited:
+                await self._handle_and_close(job)
+            else:
+                await self._handle(job.view(self._closing_of(job)))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
             failure, ending = split_ending(error)
             job.finish(failure)
@@ -64,6 +68,13 @@ class TaskRunner:
                 raise ending from None
         else:
             job.finish()
+
+    async def _handle_and_close(self, job: Job) -> None:
+        try:
+            await self._handle(job.view(self._closing_of(job)))
+        finally:
+            with trio.move_on_after(job.engine.lingering.seconds):  # which closes it at once
+                await cast("AsyncRequest", job.request).aclose()
 
     def _closing_of(self, job: Job) -> AsyncCloseSignal:
         """The close signal, which all tasks of the server share."""
@@ -178,24 +189,36 @@ class TrioDriver:
         async with trio.open_nursery() as requests:
             run = cast("TrioRunner", engine.runner).run
             self._requests = requests
+            for endpoint in engine.endpoints:
+                if endpoint.awaited:
+                    cast("AsyncListener", endpoint.listener).enter(requests)
             engine.begin(trio.current_time, lambda job: requests.start_soon(run, job), self)
             try:
                 await self._accept_all(engine, started, one)
                 await self._until_handled(engine)
             except BaseException:  # Ctrl-C; leaving the block cancels the handlers, and some may take their time
                 engine.request_stop(0.0)
-                engine.begin_drain()
+                await self._begin_drain(engine)
                 engine.give_up()
                 engine.end_drain()
                 raise
             if engine.stopping:
-                engine.begin_drain()
+                await self._begin_drain(engine)
                 engine.admission.close()
                 await self._drain(engine)
                 engine.end_drain()
                 requests.cancel_scope.cancel()
             else:
                 engine.lingering.suspend(self, trio.current_time())
+
+    async def _begin_drain(self, engine: Engine) -> None:
+        for endpoint in engine.endpoints:
+            if endpoint.awaited:
+                try:
+                    await cast("AsyncListener", endpoint.listener).aclose()
+                except Exception as error:  # noqa: BLE001 - whatever a listener of somebody else's raises is reported
+                    engine.events.emit(CloseFailed(endpoint.url, error))
+        engine.begin_drain()
 
     async def _accept_all(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         """Accept at every endpoint until told to stop, or until one request came or `one` seconds are over."""
@@ -215,7 +238,10 @@ class TrioDriver:
                 await self._until_free(engine, endpoint)
                 if one:  # before waiting, since there may be no time to wait
                     self._take_one(engine, endpoint, intake)
-                await trio.lowlevel.wait_readable(endpoint.listener.fileno())
+                if endpoint.awaited:
+                    await cast("AsyncListener", endpoint.listener).wait()
+                else:
+                    await trio.lowlevel.wait_readable(endpoint.listener.fileno())
                 if not one:
                     engine.accept_batch(endpoint)
         except Exception as error:  # noqa: BLE001 - whatever a listener raises, serve() raises
@@ -251,3 +277,8 @@ class TrioDriver:
         while engine.busy() and (left := engine.time_left()):
             await self._turn(engine, trio.current_time() + left)
         engine.give_up()
+
+
+def only_in_trio(transport: Transport, strategy: Strategy) -> str:
+    """Say why a blocking strategy does not serve a listener of trio."""
+    return f"{transport!r} gives streams of a trio program, and {strategy!r} runs blocking code: use Trio()"

@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import attrs
 
@@ -16,8 +16,9 @@ from plugsocket.core.events import (
     LimitCleared,
     LimitReached,
 )
+from plugsocket.core.interfaces import IAsyncRequest
 from plugsocket.core.limits import Limits
-from plugsocket.core.protocols import Request
+from plugsocket.core.protocols import AsyncRequest, Request
 from plugsocket.core.readiness import wait_readable
 
 if TYPE_CHECKING:
@@ -183,18 +184,25 @@ class Admission:
                 engine.events.emit(DatagramDropped(request.id, peer, endpoint.url, reason))
             return
         engine.ledger.rejected += 1
-        if farewell:
-            _send_at_once(request, farewell)
-        self._close(request, linger=bool(farewell))  # since the client's own words are on their way
+        self._say_and_close(request, farewell)
         if ConnectionRejected in engine.events.wanted:
             engine.events.emit(ConnectionRejected(request.id, peer, endpoint.url, reason))
 
-    def _close(self, request: Request, *, linger: bool = False) -> None:
+    def _say_and_close(self, request: Request, farewell: bytes) -> None:
+        if not farewell:
+            self._close(request)
+        elif IAsyncRequest.providedBy(request):
+            self._ending(request, lambda: cast("AsyncRequest", request).close_after(farewell))
+        else:
+            _send_at_once(request, farewell)
+            self._ending(request, lambda: self._engine.dismiss(request))  # which lingers: words of its own may come
+
+    def _close(self, request: Request) -> None:
+        self._ending(request, request.close)
+
+    def _ending(self, request: Request, end: Callable[[], None]) -> None:
         try:
-            if linger:
-                self._engine.dismiss(request)
-            else:
-                request.close()
+            end()
         except Exception as error:  # noqa: BLE001 - closed behind our back, or a request of somebody else's
             self._engine.events.emit(HookFailed("close", request.peer, error))
 

@@ -1,9 +1,10 @@
 """Composition: which driver, runner and views make a server of these parts; or why none do."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import attrs
+import trio
 from zope.interface import Interface, providedBy
 
 from plugsocket.core.addresses import display
@@ -23,13 +24,17 @@ from plugsocket.core.specs import escape
 from plugsocket.core.specs import strategy as make_strategy
 from plugsocket.core.specs import transport as make_transport
 
-Endpoints = str | Transport | Iterable[str | Transport]
+Endpoint: TypeAlias = str | Transport | trio.abc.Listener[Any]
+"""A transport, its string, or what a trio program has for one."""
+
+Endpoints: TypeAlias = Endpoint | Iterable[Endpoint]
 
 
 class IRefusal(Interface):
-    """What (handler, strategy) adapts to when the pair cannot be made honest: `factory(handler, strategy) -> str`.
+    """What two parts adapt to when the pair cannot be made honest: `factory(one, other) -> str` says why.
 
-    Registered like the adapters that compose, so that a refusal says why, and a plug-in that knows better overrides it.
+    Registered like the adapters that compose, for (handler, strategy), (transport, strategy) or (transport, handler).
+    Where an adapter fits more closely than a refusal, it holds, so that a plug-in that knows better overrides it.
     """
 
 
@@ -70,7 +75,7 @@ def compose(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | N
         PluginError: a string names a plug-in that is not there or does not load.
         CompositionError: the parts do not fit; the message says why, and what would fit.
     """
-    transports = _transports(endpoints)
+    transports = _transports(endpoints, registry)
     spec = inspect_handler(handler)
     chosen = default_strategy(spec, registry) if strategy is None else make_strategy(strategy)
     if not IStrategy.providedBy(chosen):
@@ -108,12 +113,12 @@ def _each(what: str, transports: Sequence[Transport], choices: Sequence[Choice])
         yield (what if len(transports) == 1 else f"{what} of {transport.scheme}"), choice
 
 
-def _transports(endpoints: Endpoints) -> tuple[Transport, ...]:
+def _transports(endpoints: Endpoints, registry: Registry) -> tuple[Transport, ...]:
     if isinstance(endpoints, tuple) and any(isinstance(part, int) for part in endpoints):
         raise CompositionError(f"{endpoints!r} is no transport; for a host and a port write TCP{endpoints!r}")
     one = isinstance(endpoints, str | bytes) or ITransport.providedBy(endpoints) or not isinstance(endpoints, Iterable)
     given = [endpoints] if one else endpoints
-    transports = tuple(make_transport(each) for each in cast("Iterable[str | Transport]", given))
+    transports = tuple(_adapted(make_transport(each), registry) for each in cast("Iterable[Any]", given))
     if not transports:
         raise CompositionError("a server needs at least one transport")
     for each in transports:
@@ -124,41 +129,41 @@ def _transports(endpoints: Endpoints) -> tuple[Transport, ...]:
     return transports
 
 
+def _adapted(part: Transport, registry: Registry) -> Transport:
+    """Make a transport of what is none by itself, where somebody registered how."""
+    choice = None if ITransport.providedBy(part) else registry.choose([providedBy(part)], ITransport)
+    return part if choice is None else cast("Transport", choice.chosen.factory(part))
+
+
 def _shown(part: object) -> str:
     """Show what is no part, and that a class is not its instance."""
     return f"the class {part.__name__}: pass {part.__name__}(...)" if isinstance(part, type) else repr(part)
 
 
 def _runner(handler: HandlerSpec, strategy: Strategy, registry: Registry) -> Choice:
-    specs = [providedBy(handler), providedBy(strategy)]
-    choice = registry.choose(specs, IRunner)
-    if choice is not None:
-        return choice
-    refusal = registry.choose(specs, IRefusal)
-    if refusal is not None:
-        raise CompositionError(refusal.chosen.factory(handler, strategy))
-    raise _miss(f"{handler.name} does not run under {strategy!r}", registry, IRunner)
+    return _choose(handler, strategy, IRunner, registry, f"{handler.name} does not run under {strategy!r}")
 
 
 def _driver(transport: Transport, strategy: Strategy, registry: Registry) -> Choice:
-    choice = registry.choose([providedBy(transport), providedBy(strategy)], IDriver)
-    if choice is None:
-        raise _miss(f"{transport!r} is not served by {strategy!r}", registry, IDriver)
-    return choice
+    return _choose(transport, strategy, IDriver, registry, f"{transport!r} is not served by {strategy!r}")
 
 
 def _view(transport: Transport, handler: HandlerSpec, registry: Registry) -> Choice:
-    choice = registry.choose([providedBy(transport), providedBy(handler)], IView)
+    return _choose(transport, handler, IView, registry, f"{handler.name} cannot take what {transport!r} gives")
+
+
+def _choose(one: Any, other: Any, provided: Any, registry: Registry, problem: str) -> Choice:
+    """Find the adapter for a pair of parts, unless a refusal fits them more closely."""
+    specs = [providedBy(one), providedBy(other)]
+    choice, refusal = registry.choose(specs, provided), registry.choose(specs, IRefusal)
+    if refusal is not None and (choice is None or not choice.chosen.beats(refusal.chosen)):
+        raise CompositionError(refusal.chosen.factory(one, other))
     if choice is None:
-        raise _miss(f"{handler.name} cannot take what {transport!r} gives", registry, IView)
+        known = "; ".join(sorted(str(entry) for entry in registry.registrations(provided)))
+        raise CompositionError(
+            f"{problem}: no {provided.__name__} is registered for the pair; registered: {known or 'none'}"
+        )
     return choice
-
-
-def _miss(problem: str, registry: Registry, provided: Any) -> CompositionError:
-    known = "; ".join(sorted(str(entry) for entry in registry.registrations(provided)))
-    return CompositionError(
-        f"{problem}: no {provided.__name__} is registered for the pair; registered: {known or 'none'}"
-    )
 
 
 @attrs.frozen

@@ -46,6 +46,7 @@ class Endpoint:
         view: makes the handler's argument from a request.
         url: how people call it, with the bound address.
         datagrams: whether its requests are single messages.
+        awaited: whether a task waits for it, and closes its requests: it is an `IAsyncListener`.
         closed: whether the server closed it.
     """
 
@@ -53,6 +54,7 @@ class Endpoint:
     view: View
     url: str
     datagrams: bool
+    awaited: bool = False
     back_off: BackOff = attrs.field(factory=BackOff)
     closed: bool = False
 

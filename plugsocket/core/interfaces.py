@@ -42,13 +42,17 @@ class IDatagramTransport(ITransport):
     """A transport whose requests are single messages: each payload is `bytes`."""
 
 
+class IAsyncTransport(ITransport):
+    """A transport of trio streams: its listener is an `IAsyncListener`, which a task waits for."""
+
+
 class IListener(Interface):
     """An open endpoint. It never waits: drivers wait for its descriptor to become readable."""
 
     address = Attribute("What a client passes to `socket.connect`: the real one, with the port that the kernel chose.")
 
     def fileno() -> int:
-        """Return the descriptor that is readable when `accept()` has something to give; -1 once closed."""
+        """Return the descriptor that is readable when `accept()` has something to give; -1 once closed, or for none."""
 
     def accept() -> "IRequest":
         """Take the next request, without waiting.
@@ -76,6 +80,23 @@ class IDatagramListener(IListener):
     lost = Attribute("int: how many messages the kernel dropped for want of room; 0 where it does not say.")
 
 
+class IAsyncListener(IListener):
+    """A listener without a descriptor: a task of a trio program waits for it."""
+
+    def enter(nursery: Any) -> None:
+        """Get ready to be waited for; called before the first `wait()` of each trio program.
+
+        Args:
+            nursery: a `trio.Nursery` for whatever it and its requests have to do beside the caller's task.
+        """
+
+    async def wait() -> None:
+        """Wait until `accept()` has something to give, or to raise. Cancelled, it has lost nothing."""
+
+    async def aclose() -> None:
+        """As `close()`, in a task. Closes also when cancelled. Idempotent."""
+
+
 class IRequest(Interface):
     """One piece of work: a connection, or a datagram."""
 
@@ -100,14 +121,11 @@ class IRequest(Interface):
         """Tell the peer that nothing more comes, and release what the request holds. Idempotent."""
 
 
-class IStreamRequest(IRequest):
-    """A connection, as the listeners of `plugsocket.transports` make them and its connection objects need them."""
+class IConnectionRequest(IRequest):
+    """A connection that keeps an account, so that a stop can tell idle ones from busy ones."""
 
-    raw = Attribute("The peer's address as `accept` gave it.")
     local = Attribute("The address at which the peer reached the server, as handlers see it.")
     traffic = Attribute("The account of what goes over it: a `plugsocket.core.traffic.Traffic()` of its own.")
-    linger = Attribute("None, or what to call with the request when the handler is done with it; the server sets it.")
-    before_close = Attribute("None, or what to call with the socket before its descriptor is closed.")
 
     def end_if_idle() -> bool:
         """Let a handler that waits for a request to begin see end of file; one that is busy notices nothing.
@@ -117,6 +135,24 @@ class IStreamRequest(IRequest):
         Returns:
             Whether it waits for a request to begin.
         """
+
+
+class IAsyncRequest(IConnectionRequest):
+    """A connection that is a trio stream."""
+
+    async def aclose() -> None:
+        """Close the stream as it should be closed, which may take time; at once when cancelled. Idempotent."""
+
+    def close_after(last_words: bytes) -> None:
+        """Have a few bytes sent and the stream closed, without waiting for that."""
+
+
+class IStreamRequest(IConnectionRequest):
+    """A connection, as the listeners of `plugsocket.transports` make them and its connection objects need them."""
+
+    raw = Attribute("The peer's address as `accept` gave it.")
+    linger = Attribute("None, or what to call with the request when the handler is done with it; the server sets it.")
+    before_close = Attribute("None, or what to call with the socket before its descriptor is closed.")
 
     def end() -> None:
         """Close it, for a handler that does so before it returns: by way of `linger`. Idempotent."""

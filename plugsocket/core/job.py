@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from zope.interface import implementer
 
 from plugsocket.core.endings import is_interrupt, split_ending
-from plugsocket.core.interfaces import IJob, IStreamRequest
-from plugsocket.core.protocols import AsyncCloseSignal, CloseSignal, Request, StreamRequest
+from plugsocket.core.interfaces import IConnectionRequest, IJob, IStreamRequest
+from plugsocket.core.protocols import AsyncCloseSignal, CloseSignal, ConnectionRequest, Request, StreamRequest
 from plugsocket.core.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ class Job:
 
     def end_if_idle(self) -> bool:
         """Have a handler that waits for a request to begin see end of file; return whether it does wait."""
-        if not IStreamRequest.providedBy(self.request):
+        if not IConnectionRequest.providedBy(self.request):
             return False
         with self.engine.closing_lock:
-            return not self._finished and cast("StreamRequest", self.request).end_if_idle()
+            return not self._finished and cast("ConnectionRequest", self.request).end_if_idle()
 
     def cut(self) -> None:
         """Wake the handler for good, unless it is done already: then its descriptor may be somebody else's."""

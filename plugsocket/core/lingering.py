@@ -40,10 +40,13 @@ class Lingering:
     Args:
         seconds: for how long, at most.
         ring: wakes the driver's loop.
+
+    Attributes:
+        seconds: for how long.
     """
 
     def __init__(self, seconds: float, ring: Callable[[], None]) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._ring = ring
         self._arrivals: deque[_Late] = deque()
         self._late: dict[int, _Late] = {}
@@ -55,10 +58,10 @@ class Lingering:
         """Close a connection once its peer has, or when it has had enough time; callable from any thread."""
         if not request.hang_up():
             return
-        if self._closed or not self._seconds or len(self._late) + len(self._arrivals) >= MOST:
+        if self._closed or not self.seconds or len(self._late) + len(self._arrivals) >= MOST:
             request.close()
             return
-        self._arrivals.append(_Late(request, self._seconds, MOST_BYTES))
+        self._arrivals.append(_Late(request, self.seconds, MOST_BYTES))
         if not self._rung:  # else the loop is about to look anyway
             self._rung = True
             self._ring()

@@ -6,6 +6,7 @@ from typing import Any
 
 from plugsocket.core.composition import Composition, is_datagram, url_of
 from plugsocket.core.engine import Endpoint, Engine, Terms
+from plugsocket.core.interfaces import IAsyncListener
 from plugsocket.core.ledger import Ledger
 from plugsocket.core.reporting import Events
 
@@ -39,7 +40,8 @@ def open_engine(
         for transport, view in zip(composition.transports, composition.views, strict=True):
             listener = transport.listen()
             undo.callback(listener.close)
-            endpoints.append(Endpoint(listener, view, url_of(transport, listener.address), is_datagram(transport)))
+            url, awaited = url_of(transport, listener.address), IAsyncListener.providedBy(listener)
+            endpoints.append(Endpoint(listener, view, url, is_datagram(transport), awaited))
         runner = composition.runner(composition.handler, composition.strategy)
         name = composition.handler.name
         engine = Engine(endpoints, runner, call, name, ledger, events, terms, on_drain)

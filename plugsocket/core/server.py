@@ -49,7 +49,7 @@ class Server:
     Nothing is opened before `bind()`, or a call that binds: `serve_forever`, `start`, `serve`, `run`, `handle_request`.
 
     Args:
-        endpoints: a transport or its string (`"tcp://127.0.0.1:9999"`), or several of them.
+        endpoints: a transport or its string (`"tcp://127.0.0.1:9999"`), a `trio.abc.Listener`, or several of them.
         handler: what to do with one request: `handle(connection)`, `handle(datagram)`, an async function of the same
             form, or a class derived from `BaseRequestHandler` (plugsocket's or the standard library's).
         strategy: how requests run beside each other, or its string (`"thread?max_workers=64"`); by default `Thread()`

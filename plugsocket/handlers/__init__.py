@@ -1,7 +1,9 @@
 """What to do with a request: the handler classes, and connections and datagrams as handlers see them."""
 
+from plugsocket.core.composition import IRefusal
 from plugsocket.core.interfaces import (
     IAsyncHandler,
+    IAsyncTransport,
     IDatagramTransport,
     IRequestHandlerClass,
     IStreamTransport,
@@ -24,6 +26,8 @@ from plugsocket.handlers.own_loop import own_loop as own_loop
 from plugsocket.handlers.stream import AsyncConnection as AsyncConnection
 from plugsocket.handlers.trio_listener import TransportListener as TransportListener
 from plugsocket.handlers.trio_listener import as_trio_listener as as_trio_listener
+from plugsocket.handlers.trio_stream import StreamConnection as StreamConnection
+from plugsocket.handlers.trio_stream import no_stream, stream_connection
 
 # What each kind of handler is given by each kind of transport.
 for _factory, _required in (
@@ -33,5 +37,7 @@ for _factory, _required in (
     (Datagram, (IDatagramTransport, ISyncHandler)),
     (AsyncDatagram, (IDatagramTransport, IAsyncHandler)),
     (datagram_arguments, (IDatagramTransport, IRequestHandlerClass)),
+    (stream_connection, (IAsyncTransport, IAsyncHandler)),
 ):
     default_registry.register(_factory, _required, IView)
+default_registry.register(no_stream, (IAsyncTransport, ISyncHandler), IRefusal)

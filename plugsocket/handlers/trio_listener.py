@@ -9,9 +9,9 @@ from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.composition import compose, is_datagram, url_of
 from plugsocket.core.control import Control
 from plugsocket.core.errors import CompositionError
+from plugsocket.core.interfaces import IAsyncTransport
 from plugsocket.core.protocols import Listener, Transport, View
 from plugsocket.core.registry import Registry, default_registry
-from plugsocket.core.specs import transport as make_transport
 from plugsocket.handlers.stream import AsyncConnection
 
 
@@ -114,8 +114,10 @@ async def as_trio_listener(transport: str | Transport, *, registry: Registry = d
         CompositionError: it is no transport, or one of datagrams.
         OSError: the endpoint cannot be opened; nothing is left open.
     """
-    given = make_transport(transport)
-    composition = compose(given, _takes_anything, "trio", registry)
+    composition = compose(transport, _takes_anything, "trio", registry)
+    (given,) = composition.transports
+    if IAsyncTransport.providedBy(given):
+        raise CompositionError(f"{given!r} is a listener of trio already")
     if is_datagram(given):
         raise CompositionError(f"{given!r} gives datagrams, and the listeners of trio give streams; use a Server")
     listener = await trio.to_thread.run_sync(given.listen)

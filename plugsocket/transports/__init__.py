@@ -7,6 +7,7 @@ from plugsocket.transports.base import StreamTransport as StreamTransport
 from plugsocket.transports.base import bind_to as bind_to
 from plugsocket.transports.base import open_socket as open_socket
 from plugsocket.transports.tcp import TCP as TCP
+from plugsocket.transports.trio_listener import ListenerTransport as ListenerTransport
 from plugsocket.transports.udp import UDP as UDP
 from plugsocket.transports.unix_datagram import UnixDatagram as UnixDatagram
 from plugsocket.transports.unix_stream import UnixStream as UnixStream
