@@ -26,6 +26,8 @@ from plugsocket.core.errors import PluginError as PluginError
 from plugsocket.core.errors import PlugsocketError as PlugsocketError
 from plugsocket.core.errors import RegistrationError as RegistrationError
 from plugsocket.core.errors import ReplyError as ReplyError
+from plugsocket.core.failures import Abort as Abort
+from plugsocket.core.failures import Isolate as Isolate
 from plugsocket.core.ledger import Stats as Stats
 from plugsocket.core.lifecycle import State as State
 from plugsocket.core.limits import Answer as Answer

@@ -32,18 +32,19 @@ def is_interrupt(error: BaseException) -> bool:
 
 def is_disconnection(error: BaseException) -> bool:
     """Whether an error, or all of a group, say that the peer is gone, as blocking sockets and trio's streams say it."""
-    return all(isinstance(each, ConnectionError | trio.BrokenResourceError) for each in _leaves(error))
+    return all(isinstance(each, ConnectionError | trio.BrokenResourceError) for each in leaves(error))
 
 
 def deadline_of(error: BaseException) -> str | None:
     """The deadline that an error, or all of a group, are about; `None` if they are about something else."""
-    leaves = list(_leaves(error))
-    return getattr(leaves[0], "deadline", None) if all(isinstance(each, DeadlineError) for each in leaves) else None
+    found = list(leaves(error))
+    return getattr(found[0], "deadline", None) if all(isinstance(each, DeadlineError) for each in found) else None
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, and in the groups in it; or the one itself."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield from _leaves(each)
+            yield from leaves(each)
     else:
         yield error

@@ -24,6 +24,7 @@ from plugsocket.core.events import (
     ConnectionOpened,
     DatagramTruncated,
     HandlerFailed,
+    HookFailed,
     ListenerClosed,
     RequestRefused,
 )
@@ -31,7 +32,16 @@ from plugsocket.core.interfaces import IDatagramListener, IStreamRequest
 from plugsocket.core.job import Job
 from plugsocket.core.ledger import Ledger
 from plugsocket.core.lingering import Lingering
-from plugsocket.core.protocols import DatagramListener, Listener, Request, Runner, StreamRequest, View, Watcher
+from plugsocket.core.protocols import (
+    DatagramListener,
+    FailurePolicy,
+    Listener,
+    Request,
+    Runner,
+    StreamRequest,
+    View,
+    Watcher,
+)
 from plugsocket.core.reporting import Events
 
 BATCH = 64  # requests taken from one listener before the others, and a stop, get their turn; picked, not measured
@@ -67,11 +77,13 @@ class Terms:
         admission: who is let in.
         deadlines: how long the peers of connections may take.
         grace: seconds that requests under way get when a stop says nothing else.
+        on_failure: says whether the failure of a handler ends the server.
     """
 
     admission: Admission
     deadlines: Deadlines
     grace: float
+    on_failure: FailurePolicy
 
 
 class Engine:
@@ -115,9 +127,11 @@ class Engine:
         self.stopping = False
         self.busy_at_stop = 0
         self.shortest_grace: float | None = None  # of those that were asked for
+        self.failure: BaseException | None = None  # of a handler, for which the server ends
         self._deadlines = terms.deadlines if terms.deadlines.limit else None
         self._idle: set[Job] = set()  # when the drain began: who had nothing to lose
         self._given_up: set[Job] = set()
+        self._on_failure = terms.on_failure
         self._on_drain = on_drain
         self._policy = AcceptPolicy()
         self._graces: deque[float] = deque()
@@ -275,10 +289,23 @@ class Engine:
         request, url = job.request, job.endpoint.url
         if failure is not None:
             self.ledger.count_ending(failure)
-            self.events.emit(HandlerFailed(request.id, request.peer, url, failure, job.seconds))
+            event = HandlerFailed(request.id, request.peer, url, failure, job.seconds)
+            self.events.emit(event)
+            self._abort_for(event)
         if not job.endpoint.datagrams and ConnectionClosed in self.events.wanted:
             received, sent, _ = job.summary()
             self.events.emit(ConnectionClosed(request.id, request.peer, url, received, sent, job.seconds))
+
+    def _abort_for(self, event: HandlerFailed) -> None:
+        """Ask for the end if the policy says so."""
+        try:
+            aborts = self._on_failure.aborts(event)
+        except Exception as error:  # noqa: BLE001 - a policy of somebody else's
+            self.events.emit(HookFailed("on_failure", event.peer, error))
+            return
+        if aborts and self.failure is None:
+            self.failure = event.error
+            self.request_stop(0.0)
 
     # Stopping
 

@@ -1,6 +1,7 @@
 """The short ways in: one call that composes a server and serves."""
 
 from collections.abc import Callable
+from typing import TypedDict, Unpack
 
 import trio
 
@@ -9,10 +10,21 @@ from plugsocket.core.composition import Endpoints, Explanation, compose
 from plugsocket.core.deadlines import Deadlines
 from plugsocket.core.errors import PlugsocketError
 from plugsocket.core.limits import Limits
-from plugsocket.core.protocols import Handler, Strategy
+from plugsocket.core.protocols import FailurePolicy, Handler, Strategy
 from plugsocket.core.registry import Registry, default_registry
 from plugsocket.core.report import StopReport
-from plugsocket.core.server import DEFAULT_GRACE, NO_DEADLINES, NO_LIMITS, Server
+from plugsocket.core.server import Server
+
+
+class ServerOptions(TypedDict, total=False):
+    """What `Server` takes by name."""
+
+    limits: Limits
+    deadlines: Deadlines
+    verify: Verify | None
+    grace: float
+    on_failure: str | FailurePolicy
+    registry: Registry
 
 
 def run(
@@ -20,11 +32,8 @@ def run(
     handler: Handler,
     strategy: str | Strategy | None = None,
     *,
-    limits: Limits = NO_LIMITS,
-    deadlines: Deadlines = NO_DEADLINES,
-    verify: Verify | None = None,
-    grace: float = DEFAULT_GRACE,
     started: Callable[[Server], object] | None = None,
+    **options: Unpack[ServerOptions],
 ) -> StopReport:
     """Serve until a signal: `plugsocket.run("tcp://127.0.0.1:9999", handle)`.
 
@@ -32,11 +41,8 @@ def run(
         endpoints: as for `Server`.
         handler: as for `Server`.
         strategy: as for `Server`.
-        limits: as for `Server`.
-        deadlines: as for `Server`.
-        verify: as for `Server`.
-        grace: as for `Server`.
         started: as for `Server.run`.
+        options: as for `Server`: `limits`, `deadlines`, `verify`, `grace`, `on_failure`, `registry`.
 
     Returns:
         How the stop went.
@@ -45,8 +51,7 @@ def run(
         PlugsocketError: the parts do not make a server; see `Server`.
         OSError: as `Server.run`.
     """
-    server = Server(endpoints, handler, strategy, limits=limits, deadlines=deadlines, verify=verify, grace=grace)
-    return server.run(started=started)
+    return Server(endpoints, handler, strategy, **options).run(started=started)
 
 
 async def serve(
@@ -54,11 +59,8 @@ async def serve(
     handler: Handler,
     strategy: str | Strategy | None = None,
     *,
-    limits: Limits = NO_LIMITS,
-    deadlines: Deadlines = NO_DEADLINES,
-    verify: Verify | None = None,
-    grace: float = DEFAULT_GRACE,
     task_status: "trio.TaskStatus[Server]" = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[ServerOptions],
 ) -> None:
     """Serve inside a trio program: `server = await nursery.start(plugsocket.serve, "tcp://127.0.0.1:0", handle)`.
 
@@ -66,19 +68,15 @@ async def serve(
         endpoints: as for `Server`.
         handler: as for `Server`.
         strategy: as for `Server`, but `"trio"` by default, for blocking handlers too.
-        limits: as for `Server`.
-        deadlines: as for `Server`.
-        verify: as for `Server`.
-        grace: as for `Server`.
         task_status: started with the server, once every listener accepts.
+        options: as for `run`. `nursery.start` passes no named arguments on: use `functools.partial`, or a `Server`.
 
     Raises:
         PlugsocketError: the parts do not make a server; see `Server`.
         OSError: as `Server.serve`.
     """
     chosen = "trio" if strategy is None else strategy
-    server = Server(endpoints, handler, chosen, limits=limits, deadlines=deadlines, verify=verify, grace=grace)
-    await server.serve(task_status=task_status)
+    await Server(endpoints, handler, chosen, **options).serve(task_status=task_status)
 
 
 def explain(

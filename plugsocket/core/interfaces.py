@@ -437,6 +437,19 @@ class IOverloadPolicy(Interface):
         """
 
 
+class IFailurePolicy(Interface):
+    """Decides what the failure of a handler means for the server. Called in whatever thread the handler ran in."""
+
+    def aborts(failure: Any) -> bool:
+        """Return whether the server is to end: `FAILED`, with the error as its cause, and whatever is under way cut.
+
+        If it raises, that is reported, and the server goes on.
+
+        Args:
+            failure: a `plugsocket.core.events.HandlerFailed`, which was reported already.
+        """
+
+
 class IAcceptPolicy(Interface):
     """Decides what to do about an error of `IListener.accept`."""
 

@@ -7,11 +7,10 @@ from typing import Any, cast
 import attrs
 from zope.interface import implementer
 
-from plugsocket.core.errors import OptionError, nearest
 from plugsocket.core.interfaces import IOverloadPolicy
 from plugsocket.core.options import FROM_TEXT, Options, integer, seconds, wrong
 from plugsocket.core.protocols import OverloadPolicy
-from plugsocket.core.specs import read_options
+from plugsocket.core.specs import named
 
 
 @implementer(IOverloadPolicy)
@@ -83,12 +82,7 @@ def overload_policy(spec: str | OverloadPolicy) -> OverloadPolicy:
     Raises:
         OptionError: there is no such policy, or one of its options is wrong.
     """
-    if not isinstance(spec, str):
-        return spec
-    name, _, query = spec.partition("?")
-    if name not in POLICIES:
-        raise OptionError(f"there is no overload policy {name!r}{nearest(name, POLICIES)}")
-    return cast("OverloadPolicy", POLICIES[name].from_text({}, read_options(spec, query)))
+    return cast("OverloadPolicy", named("overload policy", spec, POLICIES)) if isinstance(spec, str) else spec
 
 
 def _policy(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:

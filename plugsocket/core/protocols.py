@@ -206,6 +206,12 @@ class OverloadPolicy(Protocol):
     def farewell(self, peer: Any) -> bytes: ...
 
 
+class FailurePolicy(Protocol):
+    """Twin of `IFailurePolicy`."""
+
+    def aborts(self, failure: Any) -> bool: ...
+
+
 class Driver(Protocol):
     """Twin of `IDriver`."""
 

@@ -22,6 +22,7 @@ from plugsocket.core.endings import split_ending
 from plugsocket.core.engine import Engine, Terms
 from plugsocket.core.errors import CompositionError, LifecycleError, OptionError
 from plugsocket.core.events import DrainBegan, DrainEnded, Event, ListenerOpened, ServerFailed, StateChanged
+from plugsocket.core.failures import Isolate, failure_policy
 from plugsocket.core.interfaces import IInlineStrategy, IRequestHandlerClass, IServer, ITrioDriver
 from plugsocket.core.job import current_job
 from plugsocket.core.ledger import Ledger, Stats
@@ -29,7 +30,7 @@ from plugsocket.core.lifecycle import FINAL, Lifecycle, State
 from plugsocket.core.limits import Limits
 from plugsocket.core.opening import open_engine
 from plugsocket.core.options import SECONDS, is_seconds
-from plugsocket.core.protocols import Handler, Strategy, Transport, TrioDriver
+from plugsocket.core.protocols import FailurePolicy, Handler, Strategy, Transport, TrioDriver
 from plugsocket.core.registry import Registry, default_registry
 from plugsocket.core.report import StopReport
 from plugsocket.core.reporting import Events, Subscriber
@@ -38,6 +39,7 @@ from plugsocket.core.signals import signals_left_alone, stop_signals_handled
 DEFAULT_GRACE = 10.0  # seconds; below the 30 after which orchestrators commonly kill, picked rather than measured
 NO_LIMITS = Limits()
 NO_DEADLINES = Deadlines()
+ISOLATE = Isolate()
 ASKED = StopReport(0, (), 0.0, finished=False)
 PATIENCE = 5.0  # seconds beyond the grace that stop() waits; more than drivers give handlers that were cut
 
@@ -60,6 +62,8 @@ class Server:
             is false the request is closed. It is called in the loop that accepts, so it must be quick; one that raises
             is reported, and the request is closed.
         grace: seconds that requests under way get when the server stops, unless `stop()` says otherwise.
+        on_failure: what the failure of a handler means for the server: by default `Isolate()`, or `"isolate"`, nothing;
+            under `Abort()`, or `"abort"`, it ends the server, which is `FAILED` then, and serving raises the error.
         registry: where to look for what fits; by default what plugsocket and plug-ins registered.
 
     Raises:
@@ -78,12 +82,13 @@ class Server:
         deadlines: Deadlines = NO_DEADLINES,
         verify: Verify | None = None,
         grace: float = DEFAULT_GRACE,
+        on_failure: str | FailurePolicy = ISOLATE,
         registry: Registry = default_registry,
     ) -> None:
         admission = Admission(_checked_limits(limits), _checked_hook(verify))
         self._composition: Composition = compose(endpoints, handler, strategy, registry)
         _check_deadlines(deadlines, self._composition)
-        self._terms = Terms(admission, deadlines, _checked_grace(grace))
+        self._terms = Terms(admission, deadlines, _checked_grace(grace), failure_policy(on_failure))
         self._lifecycle = Lifecycle(on_move=self._on_move)
         self._events = Events()
         self._ledger = Ledger(on_free=self._ring, on_change=self._lifecycle.touch)
@@ -222,6 +227,7 @@ class Server:
         Raises:
             LifecycleError: the server serves already, or is over.
             OSError: it could not bind; or a listener failed for good, and the state is `FAILED`.
+            BaseException: what a handler raised, if `on_failure` says that it ends the server; the state is `FAILED`.
             KeyboardInterrupt: Ctrl-C came; requests under way were cut, the state is `CLOSED`.
         """
         self._serve_here(_nothing)
@@ -369,6 +375,8 @@ class Server:
                     self._serving_thread = None
                     return
             self._driver.finish(engine)
+            if engine.failure is not None:
+                raise engine.failure
         self._close(engine, None)
 
     @contextmanager

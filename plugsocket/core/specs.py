@@ -1,10 +1,11 @@
 """Transports and strategies from strings: `tcp://127.0.0.1:9999?backlog=512`, `thread?max_workers=64`."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, Protocol, Self, cast
 from urllib.parse import unquote
 
-from plugsocket.core.errors import OptionError, PluginError
+from plugsocket.core.errors import OptionError, PluginError, nearest
 from plugsocket.core.interfaces import IStrategy
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, find
 from plugsocket.core.protocols import Strategy, Transport
@@ -91,6 +92,23 @@ def strategy(spec: str | Strategy) -> Strategy:
     if not IStrategy.providedBy(made):
         raise PluginError(f"the plug-in of {name!r} is no strategy: {found!r}")
     return cast("Strategy", made)
+
+
+def named(what: str, spec: str, classes: Mapping[str, Any]) -> Any:
+    """Make what a string names: `NAME`, or `NAME?OPTION=VALUE&OPTION=VALUE`.
+
+    Args:
+        what: what it is, for messages.
+        spec: the string.
+        classes: the classes of `Options` that there are, by name.
+
+    Raises:
+        OptionError: there is none of that name, or one of its options is wrong.
+    """
+    name, _, query = spec.partition("?")
+    if name not in classes:
+        raise OptionError(f"there is no {what} {name!r}{nearest(name, classes)}")
+    return classes[name].from_text({}, read_options(spec, query))
 
 
 def read_options(spec: str, query: str) -> dict[str, str]:

@@ -1,0 +1,71 @@
+"""What the failure of a handler means for the server."""
+
+from typing import Any, cast
+
+import attrs
+from zope.interface import implementer
+
+from plugsocket.core.endings import deadline_of, is_disconnection, leaves
+from plugsocket.core.errors import OptionError
+from plugsocket.core.events import HandlerFailed
+from plugsocket.core.interfaces import IFailurePolicy
+from plugsocket.core.options import Options, wrong
+from plugsocket.core.protocols import FailurePolicy
+from plugsocket.core.specs import named
+
+
+@implementer(IFailurePolicy)
+@attrs.frozen
+class Isolate(Options):
+    """A failure ends its own request, and nothing else."""
+
+    def aborts(self, failure: HandlerFailed) -> bool:  # noqa: ARG002 - the form of every policy
+        """It never does; see `IFailurePolicy`."""
+        return False
+
+
+def _kinds(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    if not value or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in value):
+        raise wrong(instance, attribute.name, value, "classes of exceptions")
+
+
+def _tuple(kinds: Any) -> Any:
+    return kinds if isinstance(kinds, tuple) else (kinds,)
+
+
+@implementer(IFailurePolicy)
+@attrs.frozen
+class Abort(Options):
+    """A failure ends the server, as it does under `trio.serve_tcp`: what else is under way is cut.
+
+    A peer that is gone, and a deadline that is over, are no failures of the handler, and end nothing else.
+
+    Attributes:
+        kinds: a class of exceptions, or a tuple of them: any other failure ends its own request alone. Of a group of
+            exceptions, one is enough. From a forked child a `ChildError` comes, whatever was raised there.
+    """
+
+    kinds: tuple[type[BaseException], ...] = attrs.field(default=BaseException, converter=_tuple, validator=_kinds)
+
+    def aborts(self, failure: HandlerFailed) -> bool:
+        """Return whether it is of these kinds; see `IFailurePolicy`."""
+        error = failure.error
+        if is_disconnection(error) or deadline_of(error) is not None:
+            return False
+        return any(isinstance(each, self.kinds) for each in leaves(error))
+
+
+POLICIES: dict[str, Any] = {"isolate": Isolate, "abort": Abort}
+"""The failure policies by the names that strings give them."""
+
+
+def failure_policy(spec: str | FailurePolicy) -> FailurePolicy:
+    """Make a failure policy from its string, `isolate` or `abort`; a policy is returned as it is.
+
+    Raises:
+        OptionError: there is no such policy, or it is none.
+    """
+    policy = named("failure policy", spec, POLICIES) if isinstance(spec, str) else spec
+    if not IFailurePolicy.providedBy(policy):
+        raise OptionError(f"on_failure must be a failure policy or its string, such as 'abort', not {policy!r}")
+    return cast("FailurePolicy", policy)
