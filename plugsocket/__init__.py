@@ -46,6 +46,7 @@ from plugsocket.handlers import AsyncConnection as AsyncConnection
 from plugsocket.handlers import AsyncDatagram as AsyncDatagram
 from plugsocket.handlers import BaseRequestHandler as BaseRequestHandler
 from plugsocket.handlers import Connection as Connection
+from plugsocket.handlers import Conversation as Conversation
 from plugsocket.handlers import Datagram as Datagram
 from plugsocket.handlers import DatagramRequestHandler as DatagramRequestHandler
 from plugsocket.handlers import StreamConnection as StreamConnection
@@ -55,6 +56,7 @@ from plugsocket.handlers import as_trio_listener as as_trio_listener
 from plugsocket.handlers import discard as discard
 from plugsocket.handlers import echo as echo
 from plugsocket.handlers import own_loop as own_loop
+from plugsocket.handlers import per_peer as per_peer
 from plugsocket.handlers import upper as upper
 from plugsocket.transports import TCP as TCP
 from plugsocket.transports import UDP as UDP

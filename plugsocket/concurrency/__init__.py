@@ -2,6 +2,7 @@
 
 from plugsocket.concurrency.base import BlockingStrategy as BlockingStrategy
 from plugsocket.concurrency.fork import Fork as Fork
+from plugsocket.concurrency.peers import PeerRunner, no_tasks
 from plugsocket.concurrency.runners import InPlaceRunner, no_loop
 from plugsocket.concurrency.selector import SelectorDriver
 from plugsocket.concurrency.sync import Sync as Sync
@@ -14,6 +15,7 @@ from plugsocket.core.interfaces import (
     IAsyncTransport,
     IBlockingStrategy,
     IDriver,
+    IPeerHandler,
     IRunner,
     IStrategy,
     ISyncHandler,
@@ -30,6 +32,9 @@ for _factory, _required, _provided in (
     (ThreadRunner, (ISyncHandler, ITrioStrategy), IRunner),
     (TaskRunner, (IAsyncHandler, ITrioStrategy), IRunner),
     (no_loop, (IAsyncHandler, IBlockingStrategy), IRefusal),
+    (PeerRunner, (IPeerHandler, ITrioStrategy), IRunner),
+    (no_tasks, (IPeerHandler, IBlockingStrategy), IRefusal),
+    (Trio, (IPeerHandler,), IStrategy),
     (only_in_trio, (IAsyncTransport, IBlockingStrategy), IRefusal),
     (Thread, (ISyncHandler,), IStrategy),
     (Trio, (IAsyncHandler,), IStrategy),

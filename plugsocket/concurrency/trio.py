@@ -1,9 +1,9 @@
 """Trio: a task per request, in a trio program of the server's own or of its user's."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import attrs
 import trio
@@ -57,10 +57,7 @@ class TaskRunner:
         """Take a job to its end; see `ITrioRunner`."""
         current_job.set(job)
         try:
-            if job.endpoint.awaited:
-                await self._handle_and_close(job)
-            else:
-                await self._handle(job.view(self._closing_of(job)))
+            await self.handle(job)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
             failure, ending = split_ending(error)
             job.finish(failure)
@@ -69,14 +66,19 @@ class TaskRunner:
         else:
             job.finish()
 
-    async def _handle_and_close(self, job: Job) -> None:
+    def handle(self, job: Job) -> Awaitable[object]:
+        """Call the handler; what it returns is yet to be awaited."""
+        view = job.view(self.closing_of(job))
+        return self._handle_and_close(job, view) if job.endpoint.awaited else self._handle(view)
+
+    async def _handle_and_close(self, job: Job, view: Any) -> None:
         try:
-            await self._handle(job.view(self._closing_of(job)))
+            await self._handle(view)
         finally:
             with trio.move_on_after(job.engine.lingering.seconds):  # which closes it at once
                 await cast("AsyncRequest", job.request).aclose()
 
-    def _closing_of(self, job: Job) -> AsyncCloseSignal:
+    def closing_of(self, job: Job) -> AsyncCloseSignal:
         """The close signal, which all tasks of the server share."""
         if self._closing is None:
             self._closing = AsyncCloseSignal(job.engine.control.closing)

@@ -178,15 +178,20 @@ class Admission:
         """Close a request without a handler, after a last word if there is one."""
         engine, peer = self._engine, request.peer
         if endpoint.datagrams:
-            engine.ledger.dropped += 1
-            self._close(request)
-            if DatagramDropped in engine.events.wanted:
-                engine.events.emit(DatagramDropped(request.id, peer, endpoint.url, reason))
+            self.drop(endpoint, request, reason)
             return
         engine.ledger.rejected += 1
         self._say_and_close(request, farewell)
         if ConnectionRejected in engine.events.wanted:
             engine.events.emit(ConnectionRejected(request.id, peer, endpoint.url, reason))
+
+    def drop(self, endpoint: "Endpoint", request: Request, reason: str) -> None:
+        """Close a datagram that no handler gets, and count it."""
+        events = self._engine.events
+        self._engine.ledger.dropped += 1
+        self._close(request)
+        if DatagramDropped in events.wanted:
+            events.emit(DatagramDropped(request.id, request.peer, endpoint.url, reason))
 
     def _say_and_close(self, request: Request, farewell: bytes) -> None:
         if not farewell:
@@ -220,6 +225,8 @@ class Admission:
     def _call_up(self, now: float) -> None:
         for _ in range(len(self._waiting)):
             each = self._waiting.popleft()
+            if self._engine.routed(each.endpoint, each.request):  # to one of the same peer, which waited before it
+                continue
             if self._excess(each.request) is None:
                 self._engine.start(each.endpoint, each.request)
             elif each.until <= now:

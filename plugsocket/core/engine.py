@@ -28,7 +28,7 @@ from plugsocket.core.events import (
     ListenerClosed,
     RequestRefused,
 )
-from plugsocket.core.interfaces import IDatagramListener, IStreamRequest
+from plugsocket.core.interfaces import IDatagramListener, IRouter, IStreamRequest
 from plugsocket.core.job import Job
 from plugsocket.core.ledger import Ledger
 from plugsocket.core.lingering import Lingering
@@ -37,6 +37,7 @@ from plugsocket.core.protocols import (
     FailurePolicy,
     Listener,
     Request,
+    Router,
     Runner,
     StreamRequest,
     View,
@@ -132,6 +133,7 @@ class Engine:
         self._idle: set[Job] = set()  # when the drain began: who had nothing to lose
         self._given_up: set[Job] = set()
         self._on_failure = terms.on_failure
+        self._router = cast("Router", runner) if IRouter.providedBy(runner) else None
         self._on_drain = on_drain
         self._policy = AcceptPolicy()
         self._graces: deque[float] = deque()
@@ -172,7 +174,7 @@ class Engine:
         """
         if self.stopping or self.paused:
             return math.inf
-        if not self.admission.is_open() and self.admission.pressed:  # else who knocks is still to be noticed
+        if self.admission.pressed and not self._may_accept():  # else who knocks is still to be noticed
             return math.inf
         if endpoint.back_off.until is None:
             return None
@@ -197,7 +199,7 @@ class Engine:
         for _ in range(BATCH):
             if self.stopping or taken == limit:
                 return taken
-            if not self.admission.is_open():
+            if not self._may_accept():
                 if not taken:
                     self.admission.reach()
                 return taken
@@ -217,7 +219,7 @@ class Engine:
             if endpoint.back_off.failing:
                 self._recover(endpoint)
             request.id = self.ledger.number()
-            if self.admission.admit(endpoint, request):
+            if not self.routed(endpoint, request) and self.admission.admit(endpoint, request):
                 self.start(endpoint, request)
         if not taken and failure is not None:
             self._back_off(endpoint, failure, AcceptAction.RETRY)  # it should have been gone by now
@@ -228,8 +230,7 @@ class Engine:
         job = Job(request, endpoint, self)
         self.ledger.open(job)
         if endpoint.datagrams:
-            if getattr(request, "truncated", False):
-                self.events.emit(DatagramTruncated(request.id, request.peer, endpoint.url, len(request.payload)))
+            self._note_truncation(endpoint, request)
         else:
             if IStreamRequest.providedBy(request):
                 cast("StreamRequest", request).linger = self.lingering.take
@@ -238,11 +239,33 @@ class Engine:
             if ConnectionOpened in self.events.wanted:
                 self.events.emit(ConnectionOpened(request.id, request.peer, endpoint.url))
         try:
+            if self._router is not None:
+                self._router.expect(job)
             self._spawn(job)
         except Exception as error:  # noqa: BLE001 - whatever a strategy raises is reported
             self.refuse(job, error)
             if isinstance(error, OSError) and error.errno in SCARCE:  # the next one would fare no better
                 endpoint.back_off.rest(self.clock())
+
+    def _may_accept(self) -> bool:
+        """Whether there is room; requests that belong to a job need none."""
+        return self._router is not None or self.admission.is_open()
+
+    def routed(self, endpoint: Endpoint, request: Request) -> bool:
+        """Give a request to the job that it belongs to; return whether there is one."""
+        delivered = None if self._router is None else self._router.route(endpoint, request)
+        if delivered is None:
+            return False
+        self._note_truncation(endpoint, request)
+        if delivered:
+            request.close()  # the job holds the way back
+        else:
+            self.admission.drop(endpoint, request, "buffer")
+        return True
+
+    def _note_truncation(self, endpoint: Endpoint, request: Request) -> None:
+        if getattr(request, "truncated", False):
+            self.events.emit(DatagramTruncated(request.id, request.peer, endpoint.url, len(request.payload)))
 
     def refuse(self, job: Job, error: Exception) -> None:
         """Close a request that could not be started, report it, and give its slot back."""
@@ -331,6 +354,8 @@ class Engine:
         self._on_drain(self.busy_at_stop)
         self.control.announce_closing()
         self._idle.update(job for job in list(self.ledger.active) if job.end_if_idle())
+        if self._router is not None:
+            self._idle.update(self._router.end_idle())
 
     def close_listeners(self) -> None:
         """Close every listener, also when closing another one fails, which is reported. Idempotent."""

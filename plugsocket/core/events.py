@@ -183,7 +183,8 @@ class DatagramDropped(RequestEvent):
     """A datagram was received and dropped without a handler.
 
     Attributes:
-        reason: as for `ConnectionRejected`.
+        reason: as for `ConnectionRejected`; or, in a conversation, `"buffer"`: too many wait for its handler, or
+            `"unread"`: the handler ended first.
     """
 
     reason: str

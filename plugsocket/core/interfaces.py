@@ -184,6 +184,7 @@ class IDatagramRequest(IRequest):
     raw = Attribute("The sender's address as `recvmsg` gave it; None or empty when it has none.")
     local = Attribute("The address of the listener, as handlers see it.")
     truncated = Attribute("bool: whether the end of it is missing.")
+    conversation = Attribute("Hashable: the same for what one sender sends to one address.")
     listener = Attribute("What has the sockets that a reply leaves through: `socket` and `reply_socket`.")
 
     def send(sock: Any, data: Any) -> None:
@@ -317,6 +318,10 @@ class IAsyncHandler(IHandler):
     """An async function under trio: `await handle(stream)` or `await handle(datagram)`."""
 
 
+class IPeerHandler(IHandler):
+    """An async function of a conversation: `await handle(conversation)`, once for each peer that sends datagrams."""
+
+
 class ICloseSignal(Interface):
     """Tells handlers, wherever they run, that the server is stopping."""
 
@@ -383,6 +388,27 @@ class ITrioRunner(IRunner):
 
     async def run(job: Any) -> None:
         """Take a job to its end. Raises only what ends the whole server: `trio.Cancelled`, `KeyboardInterrupt`."""
+
+
+class IRouter(Interface):
+    """Capability: a runner whose jobs go on to take requests, each of those that belong to it."""
+
+    def route(endpoint: Any, request: Any) -> bool | None:
+        """Give a request to the job that it belongs to; called in the loop that accepts, for each request.
+
+        Returns:
+            Whether there was room for it; `None` if it belongs to none, and so may begin one.
+        """
+
+    def expect(job: Any) -> None:
+        """Take note of a job that is about to be started, so that what belongs to it is found to."""
+
+    def end_idle() -> Collection[Any]:
+        """Let no job take more, since the server stops.
+
+        Returns:
+            Those that were waiting for more.
+        """
 
 
 class IDriver(Interface):

@@ -9,9 +9,9 @@ import attrs
 from zope.interface import directlyProvides
 
 from plugsocket.core.errors import CompositionError
-from plugsocket.core.interfaces import IAsyncHandler, IRequestHandlerClass, ISyncHandler
+from plugsocket.core.interfaces import IAsyncHandler, IPeerHandler, IRequestHandlerClass, ISyncHandler
 
-KINDS = (IRequestHandlerClass, IAsyncHandler, ISyncHandler)
+KINDS = (IRequestHandlerClass, IPeerHandler, IAsyncHandler, ISyncHandler)
 
 
 @attrs.define(slots=False, eq=False)  # zope.interface writes the declaration into the instance

@@ -27,7 +27,8 @@ class Stats:
         timed_out: requests that a deadline ended; one whose handler catches the error ends well.
         refused: requests closed again since the strategy could not start them.
         rejected: connections accepted and closed without a handler, as the limits or the `verify` hook would have it.
-        dropped: datagrams dropped without a handler, likewise.
+        dropped: datagrams dropped without a handler, likewise; and those that a conversation had no room for, or that
+            its handler did not read.
         lost: datagrams that the kernel dropped for want of room, where it says so (SO_MEMINFO on Linux, since 4.12).
         accept_errors: errors of `accept`, each attempt counted.
     """

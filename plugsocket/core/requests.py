@@ -238,6 +238,11 @@ class DatagramRequest:
         """The address of the listener."""
         return self.listener.address
 
+    @property
+    def conversation(self) -> Hashable:
+        """Who sent it, and what address it was sent to, where a reply says so."""
+        return (self.raw, tuple(self._source))
+
     def send(self, sock: Socket, data: Any) -> None:
         """Send a datagram to the sender, through one of the listener's sockets."""
         if self._source:

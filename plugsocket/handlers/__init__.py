@@ -5,6 +5,7 @@ from plugsocket.core.interfaces import (
     IAsyncHandler,
     IAsyncTransport,
     IDatagramTransport,
+    IPeerHandler,
     IRequestHandlerClass,
     IStreamTransport,
     ISyncHandler,
@@ -23,21 +24,27 @@ from plugsocket.handlers.connection import Connection as Connection
 from plugsocket.handlers.datagram import AsyncDatagram as AsyncDatagram
 from plugsocket.handlers.datagram import Datagram as Datagram
 from plugsocket.handlers.own_loop import own_loop as own_loop
+from plugsocket.handlers.per_peer import Conversation as Conversation
+from plugsocket.handlers.per_peer import no_peers
+from plugsocket.handlers.per_peer import per_peer as per_peer
 from plugsocket.handlers.stream import AsyncConnection as AsyncConnection
 from plugsocket.handlers.trio_listener import TransportListener as TransportListener
 from plugsocket.handlers.trio_listener import as_trio_listener as as_trio_listener
 from plugsocket.handlers.trio_stream import StreamConnection as StreamConnection
 from plugsocket.handlers.trio_stream import no_stream, stream_connection
 
-# What each kind of handler is given by each kind of transport.
-for _factory, _required in (
-    (Connection, (IStreamTransport, ISyncHandler)),
-    (AsyncConnection, (IStreamTransport, IAsyncHandler)),
-    (stream_arguments, (IStreamTransport, IRequestHandlerClass)),
-    (Datagram, (IDatagramTransport, ISyncHandler)),
-    (AsyncDatagram, (IDatagramTransport, IAsyncHandler)),
-    (datagram_arguments, (IDatagramTransport, IRequestHandlerClass)),
-    (stream_connection, (IAsyncTransport, IAsyncHandler)),
+# What each kind of handler is given by each kind of transport, and what it is not.
+for _factory, _required, _provided in (
+    (Connection, (IStreamTransport, ISyncHandler), IView),
+    (AsyncConnection, (IStreamTransport, IAsyncHandler), IView),
+    (stream_arguments, (IStreamTransport, IRequestHandlerClass), IView),
+    (stream_connection, (IAsyncTransport, IAsyncHandler), IView),
+    (no_stream, (IAsyncTransport, ISyncHandler), IRefusal),
+    (Datagram, (IDatagramTransport, ISyncHandler), IView),
+    (AsyncDatagram, (IDatagramTransport, IAsyncHandler), IView),
+    (datagram_arguments, (IDatagramTransport, IRequestHandlerClass), IView),
+    (AsyncDatagram, (IDatagramTransport, IPeerHandler), IView),
+    (no_peers, (IStreamTransport, IPeerHandler), IRefusal),
+    (no_peers, (IAsyncTransport, IPeerHandler), IRefusal),
 ):
-    default_registry.register(_factory, _required, IView)
-default_registry.register(no_stream, (IAsyncTransport, ISyncHandler), IRefusal)
+    default_registry.register(_factory, _required, _provided)

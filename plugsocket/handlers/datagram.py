@@ -38,6 +38,11 @@ class _Datagram:
         """The server's address; the wildcard, if it is bound to that."""
         return self._request.local
 
+    @property
+    def request(self) -> DatagramRequest:
+        """What the datagram came as."""
+        return self._request
+
     def _send(self, sock: Socket, data: Any) -> None:
         if not self._request.raw:
             raise ReplyError("the sender has no address to reply to: it did not bind its socket")
