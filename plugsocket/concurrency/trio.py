@@ -59,7 +59,8 @@ class TaskRunner:
         try:
             await self.handle(job)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
-            failure, ending = split_ending(error)
+            cancelled = trio.current_effective_deadline() == -math.inf
+            failure, ending = split_ending(error, cancelled=cancelled)
             job.finish(failure)
             if ending is not None:
                 raise ending from None

@@ -8,26 +8,38 @@ import trio
 from plugsocket.core.errors import DeadlineError
 
 
-def split_ending(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+def split_ending(error: BaseException, *, cancelled: bool) -> tuple[BaseException | None, BaseException | None]:
     """Separate what a handler raised from what ends it from outside: cancellation, and Ctrl-C.
 
     Args:
-        error: what came out of an async handler; a group may hold both.
+        error: what came out of a handler; a group may hold both.
+        cancelled: whether the handler is cancelled. If not, a `trio.Cancelled` is one that it kept, or that another
+            trio program gave it: a failure like others. To raise it on would end more than the handler.
 
     Returns:
         The failure to report, and what is to be raised on; each `None` where there is none.
     """
+    ends: tuple[type[BaseException], ...] = (trio.Cancelled,) if cancelled else ()
+    if _interruptible():
+        ends += (KeyboardInterrupt,)
     if isinstance(error, BaseExceptionGroup):
-        ending, failure = error.split((trio.Cancelled, KeyboardInterrupt))
+        ending, failure = error.split(ends)
         return failure, ending
-    if isinstance(error, trio.Cancelled) or is_interrupt(error):
-        return None, error
-    return error, None
+    return (None, error) if isinstance(error, ends) else (error, None)
 
 
 def is_interrupt(error: BaseException) -> bool:
     """Whether this is a Ctrl-C, which only the main thread gets, and not an exception that a handler made up."""
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and _interruptible()
+
+
+def _interruptible() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether an error, or all of a group, say that a task of trio was cancelled, and nothing else."""
+    return all(isinstance(each, trio.Cancelled) for each in leaves(error))
 
 
 def is_disconnection(error: BaseException) -> bool:

@@ -208,8 +208,7 @@ class IJob(Interface):
             Whether the handler returned without an exception.
 
         Raises:
-            KeyboardInterrupt: in the main thread; the request is closed all the same.
-            trio.Cancelled: in a worker thread of trio, likewise. Nothing else is passed on.
+            KeyboardInterrupt: in the main thread; the request is closed all the same. Nothing else is passed on.
         """
 
     def filenos() -> Collection[int]:

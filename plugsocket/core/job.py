@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zope.interface import implementer
 
-from plugsocket.core.endings import is_interrupt, split_ending
+from plugsocket.core.endings import is_cancellation, is_interrupt, split_ending
 from plugsocket.core.interfaces import IConnectionRequest, IJob, IStreamRequest
 from plugsocket.core.protocols import AsyncCloseSignal, CloseSignal, ConnectionRequest, Request, StreamRequest
 from plugsocket.core.traffic import Traffic
@@ -58,9 +58,9 @@ class Job:
         try:
             self._run()
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
-            failure, ending = split_ending(error)
+            failure, ending = split_ending(error, cancelled=self.engine.stopping)
             self.finish(failure)
-            if ending is not None:
+            if ending is not None and not is_cancellation(ending):  # which is over with the handler
                 raise ending from None
             return False
         self.finish()

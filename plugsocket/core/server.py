@@ -385,7 +385,8 @@ class Server:
         try:
             yield
         except BaseException as error:
-            failure, _ = split_ending(error)  # Ctrl-C, or cancelled: asked to end from outside, which is no failure
+            # Ctrl-C, or cancelled: asked to end from outside, which is no failure.
+            failure, _ = split_ending(error, cancelled=True)
             self._close(engine, failure)
             raise
 
