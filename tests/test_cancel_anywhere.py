@@ -97,7 +97,7 @@ async def task(stream: AsyncConnection) -> None:
             await stream.send_all(BEGUN)
             await trio.sleep_forever()
         case b"l":  # the reply is large, and not read
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+            getattr(stream, "stream", stream).socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
             await stream.send_all(LARGE)
         case b"s":  # shields its cleanup
             try:
@@ -280,6 +280,8 @@ def live(
     async def main() -> None:
         with trio.fail_after(TIMEOUT):
             await variant(life)
+        if server.state is State.NEW and isinstance(transport, trio.abc.Listener):
+            await transport.aclose()  # which is not the server's before that binds
 
     life = Life(server, cancellation, clock, states, jumps=handler in {task, task_of_datagram})
     try:
@@ -352,11 +354,18 @@ VARIANTS = {
 }
 """Where the scope is, and how many moments there are at least until it is left."""
 
+
+def trio_listener() -> trio.SocketListener:
+    """A listener of trio's own, made where trio does not run."""
+    return trio.SocketListener(trio.socket.from_stdlib_socket(socket.create_server(("127.0.0.1", 0))))
+
+
 ENDPOINTS: dict[str, Callable[[Path], Any]] = {
     "tcp": lambda _: TCP("127.0.0.1", 0),
     "unix": lambda folder: UnixStream(str(folder / "app.sock")),
     "udp": lambda _: UDP("127.0.0.1", 0),
     "unixgram": lambda folder: UnixDatagram(str(folder / "app.sock")),
+    "listener": lambda _: trio_listener(),
 }
 
 LIVES = [
@@ -366,6 +375,7 @@ LIVES = [
         ("unix", (task, thread), b"iblsc", (around_the_nursery, around_start, around_serve)),
         ("udp", (task_of_datagram, thread_of_datagram), b"bcb", (around_the_nursery, around_start, around_stop)),
         ("unixgram", (task_of_datagram, thread_of_datagram), b"bcb", (around_the_nursery, around_start, around_serve)),
+        ("listener", (task,), b"iblsc", (around_the_nursery, around_start, around_stop, around_a_handler)),
         ("unix", (task,), b"iblsc", (around_a_handler,)),  # threads have no scopes
         ("udp", (task_of_datagram,), b"bcb", (around_a_handler,)),
     )

@@ -84,6 +84,18 @@ class Lifecycle:
             if outer is None:
                 self._do_what_was_deferred()
 
+    def is_held_elsewhere(self) -> bool:
+        """Whether another thread holds the state now, such as one that binds; it may take its time."""
+        if self._changed.acquire(blocking=False):
+            self._changed.release()
+            return False
+        return True
+
+    def wait_released(self) -> None:
+        """Block until no other thread holds the state."""
+        with self._changed:
+            pass
+
     def _do_what_was_deferred(self) -> None:
         while True:
             try:

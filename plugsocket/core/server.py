@@ -454,6 +454,8 @@ class Server:
         """
         await trio.lowlevel.checkpoint()
         grace = self._terms.grace if grace is None else _checked_grace(grace)
+        while self._lifecycle.is_held_elsewhere():  # it may be binding, which the other tasks are not to wait for
+            await trio.to_thread.run_sync(self._lifecycle.wait_released)
         report = self._ask_to_stop(grace)
         if report is not None:
             return report
