@@ -34,17 +34,17 @@ def everything(sock: socket.socket) -> str:
 @pytest.mark.parametrize(
     ("endpoint", "kind", "hosts"),
     [
-        (V4, InetAddress, {"127.0.0.1"}),
-        (V6, Inet6Address, {"::1"}),
-        ("tcp://[::1]:0", Inet6Address, {"::1"}),
-        (TCP("127.1", 0), InetAddress, {"127.0.0.1"}),
-        (TCP("localhost", 0), (InetAddress, Inet6Address), {"127.0.0.1", "::1"}),
-        (TCP("", 0), InetAddress, {"0.0.0.0"}),
-        (TCP("", 0, dual_stack=True), Inet6Address, {"::"}),
+        (V4, InetAddress, ["127.0.0.1"]),
+        (V6, Inet6Address, ["::1"]),
+        ("tcp://[::1]:0", Inet6Address, ["::1"]),
+        (TCP("127.1", 0), InetAddress, ["127.0.0.1"]),
+        (TCP("localhost", 0), (InetAddress, Inet6Address), ["127.0.0.1", "::1"]),
+        (TCP("", 0), InetAddress, ["0.0.0.0"]),
+        (TCP("", 0, dual_stack=True), Inet6Address, ["::"]),
     ],
     ids=str,
 )
-def test_addresses_are_the_real_ones(endpoint: Any, kind: Any, hosts: set[str]) -> None:
+def test_addresses_are_the_real_ones(endpoint: Any, kind: Any, hosts: list[str]) -> None:
     server = Server(endpoint, say_who)
     assert server.addresses == server.urls == ()
     with serving(server):
