@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from plugsocket.testing import EventRecorder as Recorder
+from tests.economy import give_memory_back, remember_plugins
 from tests.leftovers import leaving_nothing
+
+
+def pytest_configure() -> None:
+    give_memory_back()
+    remember_plugins()
 
 
 @pytest.fixture(autouse=True)

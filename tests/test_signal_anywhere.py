@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import plugsocket
-from plugsocket import Server, State
+from plugsocket import TCP, Server, State
 from tests.kit import function, strategy_names
 
 PACKAGE = str(Path(plugsocket.__file__).parent)
@@ -31,9 +31,10 @@ class Interruption:
             # Not in the signal handler itself: Python runs it for the second signal once more, not inside the first.
             inside = frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_name != "on_signal"
             return self if inside else None
-        if event == "line" and not self.where:
+        if event == "line":
             self._left -= 1
             if self._left == 0:
+                sys.settrace(None)  # the rest need not be watched, which takes longer than to run it
                 self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
                 signal.raise_signal(signal.SIGTERM)
         return self
@@ -47,9 +48,9 @@ def harmless() -> Iterator[None]:
     signal.signal(signal.SIGTERM, previous)
 
 
-def run_interrupted(strategy: str, number: int) -> tuple[str, str]:
+def run_interrupted(make_strategy: Callable[[], Any], number: int) -> tuple[str, str]:
     """Serve; interrupt at the n-th line, and once the server accepts. Return where, and what went wrong."""
-    server = Server("tcp://127.0.0.1:0", function, strategy, grace=2 * SOON)
+    server = Server(TCP("127.0.0.1", 0), function, make_strategy(), grace=2 * SOON)
     interruption = Interruption(number)
     before, began = sys.gettrace(), time.monotonic()
     sys.settrace(interruption)
@@ -69,11 +70,12 @@ def run_interrupted(strategy: str, number: int) -> tuple[str, str]:
 @pytest.mark.usefixtures("harmless")
 @pytest.mark.parametrize("strategy", strategy_names())
 def test_a_signal_at_any_line(strategy: str) -> None:
+    make_strategy = type(plugsocket.strategy(strategy))  # named once: a name is looked up in what is installed
     wrong = {}
     number = 0
     while True:
         number += 1
-        where, outcome = run_interrupted(strategy, number)
+        where, outcome = run_interrupted(make_strategy, number)
         if not where:
             break
         if outcome:
