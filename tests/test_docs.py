@@ -37,7 +37,9 @@ PAGES = [README, *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_bui
 TIMEOUT = 50  # seconds for a page, of which each takes less than two
 
 DEMO = "python3 -m venv .venv && .venv/bin/pip install --quiet . && .venv/bin/plugsocket demo"
-TESTS = "python3 -m venv .venv && .venv/bin/pip install --quiet --editable '.[test]' && .venv/bin/python -m pytest"
+TESTS = (
+    "python3 -m venv .venv && .venv/bin/pip install --quiet --editable '.[test]' && .venv/bin/python -m pytest -n auto"
+)
 
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\S*)[^\n]*\n(?P<code>.*?)^```$",
