@@ -96,10 +96,10 @@ def test_somebody_who_comes_later_and_is_queued_is_told_of(strategy_name: str, r
             assert ask(first, b"1") == b"1"
             assert not server.wait(connections=0, timeout=0.05)  # so that the loop sleeps by now
             with client(server) as second:
-                recorder.wait_for(LimitReached, timeout=0.5)
+                recorder.wait_for(LimitReached)
                 first.close()
                 assert ask(second, b"2") == b"2"
-        recorder.wait_for(LimitCleared, timeout=0.5)
+        recorder.wait_for(LimitCleared)
 
 
 @every_parallel_strategy

@@ -4,7 +4,6 @@ import http.client
 import os
 import select
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from tests.kit import TIMEOUT, client, receive, serving, strategy_names, until
 from tests.test_matrix import STREAMS, composes, endpoint_of, over
 
 ENDPOINT = "tcp://127.0.0.1:0"
+SOON = 10.0  # seconds; a stop that waits for those who linger takes as long as they may, which is 60
 UPLOAD = bytes(8 * 2**20)
 TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge"
 
@@ -290,19 +290,15 @@ def test_the_slot_is_free_at_once(strategy_name: str, handler_name: str) -> None
 
 @pytest.mark.parametrize(("strategy_name", "handler_name"), UNREAD_PAIRS)
 def test_stopping_does_not_wait_for_them(strategy_name: str, handler_name: str) -> None:
-    seconds = []
-    for _ in range(3):
-        with lingering_server(UNREAD[handler_name], strategy_name) as server, ExitStack() as stack:
-            for _ in range(10):
-                sock = stack.enter_context(client(server))
-                sock.sendall(b"something")
-                assert sock.recv(100) == b"bye"
-            assert server.wait(connections=0, timeout=TIMEOUT)
-            began = time.monotonic()
-            report = server.stop()
-            seconds.append(time.monotonic() - began)
-            assert (report.completed, report.cut, report.finished) == (0, (), True)
-    assert statistics.median(seconds) < 0.05
+    with lingering_server(UNREAD[handler_name], strategy_name) as server, ExitStack() as stack:
+        for _ in range(10):
+            sock = stack.enter_context(client(server))
+            sock.sendall(b"something")
+            assert sock.recv(100) == b"bye"
+        assert server.wait(connections=0, timeout=TIMEOUT)
+        report = server.stop()
+        assert (report.completed, report.cut, report.finished) == (0, (), True)
+        assert report.seconds < SOON
 
 
 @pytest.mark.parametrize(("strategy_name", "handler_name"), UNREAD_PAIRS)
@@ -316,9 +312,7 @@ def test_one_request_at_a_time(strategy_name: str, handler_name: str) -> None:
             sock.sendall(b"something")
             assert server.handle_request(timeout=TIMEOUT)
             assert sock.recv(100) == b"bye"
-        began = time.monotonic()
-        server.stop()
-        assert time.monotonic() - began < 1
+        assert server.stop().seconds < SOON
     # and the descriptors are counted after each test
 
 

@@ -16,7 +16,7 @@ from plugsocket import TCP, Server, State
 from tests.kit import function, strategy_names
 
 PACKAGE = str(Path(plugsocket.__file__).parent)
-SOON = 1.0  # seconds; a server that waits for itself takes its grace, which is longer
+SOON = 5.0  # seconds; a server that waits for itself takes its grace, which is longer
 
 
 class Interruption:
