@@ -29,6 +29,7 @@ from plugsocket import (
     State,
     StopReport,
     StreamRequestHandler,
+    Trio,
     UnixStream,
     Wait,
 )
@@ -637,6 +638,34 @@ def test_blocking_handlers_go_on_while_trio_s_own_threads_are_all_taken() -> Non
             release.set()
 
     run(main)
+
+
+@pytest.mark.parametrize("grace", [None, 0.0])
+def test_a_blocking_handler_that_has_no_thread_yet_is_given_up(grace: float | None, recorder: EventRecorder) -> None:
+    """As between two handlers: the place is free before the thread is."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = quiet(Server(ENDPOINT, function, Trio(max_threads=1)), recorder)
+            server.bind()
+            limiter = server._engine.runner._limiter
+            limiter.acquire_on_behalf_of_nowait("another handler")
+            await nursery.start(server.serve)
+            async with await connect(server) as stream:
+                await trio.testing.wait_all_tasks_blocked()
+                assert (server.stats.active, limiter.statistics().tasks_waiting) == (1, 1)
+                if grace is None:
+                    nursery.cancel_scope.cancel()
+                else:
+                    await server.stop_async(grace)
+                with trio.CancelScope(shield=True):
+                    assert await stream.receive_some() == b""
+        assert server.stats.active == 0
+        assert server.report is not None
+        assert server.report.finished
+
+    run(main)
+    assert recorder.events == []
 
 
 # Ctrl-C
