@@ -142,6 +142,7 @@ def test_misses_say_what_does_not_fit_and_what_would() -> None:
     assert str(caught.value) == (
         "function does not run under Someday(): no IRunner is registered for the pair; registered: "
         "(IAsyncHandler, ITrioStrategy) -> plugsocket.concurrency.trio.TaskRunner; "
+        "(IPeerHandler, ITrioStrategy) -> plugsocket.concurrency.peers.PeerRunner; "
         "(ISyncHandler, IBlockingStrategy) -> plugsocket.concurrency.runners.InPlaceRunner; "
         "(ISyncHandler, ITrioStrategy) -> plugsocket.concurrency.trio.ThreadRunner"
     )
