@@ -1,6 +1,7 @@
-"""A small HTTP/1.1 server of h11 and a trio stream, in the form in which people write them: of plugsocket it knows nothing.
+"""A small HTTP/1.1 server of h11 and a trio stream, as people write them: it knows nothing of plugsocket.
 
-It answers `GET /hello`, echoes `POST /echo` part by part as it comes, and answers everything else with an error.
+It answers `GET /hello` and `GET /long`, echoes `POST /echo` part by part as it comes, and answers everything else with
+an error.
 """
 
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import h11
 import trio
 
 RECEIVE_SIZE = 16_384
+LONGER = 2**24  # more bytes than what the system keeps of a reply that nobody takes
 
 
 class Exchange:
@@ -50,6 +52,8 @@ async def answer(exchange: Exchange, request: h11.Request) -> None:
     match request.method, request.target:
         case b"GET", b"/hello":
             await exchange.reply(HTTPStatus.OK, b"hello")
+        case b"GET", b"/long":
+            await exchange.reply(HTTPStatus.OK, bytes(LONGER))
         case b"POST", b"/echo":
             parts = exchange.body()
             first = await anext(parts, b"")  # an error in the request can be answered until the reply begins
@@ -58,7 +62,7 @@ async def answer(exchange: Exchange, request: h11.Request) -> None:
             async for part in parts:
                 await exchange.send(h11.Data(data=part))
             await exchange.send(h11.EndOfMessage())
-        case _, b"/hello" | b"/echo":
+        case _, b"/hello" | b"/long" | b"/echo":
             await exchange.reply(HTTPStatus.METHOD_NOT_ALLOWED, b"")
         case _:
             await exchange.reply(HTTPStatus.NOT_FOUND, b"")
