@@ -200,6 +200,127 @@ def test_netlink_transport_reports_a_port_that_is_taken() -> None:
             second.bind()
 
 
+@contextmanager
+def visiting(url: str) -> Iterator[tuple[socket.socket, Any]]:
+    """A client of a server of lines: a socket to send with, and lines to read."""
+    with socket.create_connection(("127.0.0.1", port_of(url)), TIMEOUT) as sock, sock.makefile("rb") as lines:
+        yield sock, lines
+
+
+@pytest.mark.parametrize("name", FOR_TRIO)
+def test_an_example_for_trio_is_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) < 60
+
+
+def test_chat(tmp_path: Path) -> None:
+    with ExitStack() as visits:
+        with running("chat", "tcp://127.0.0.1:0", folder=tmp_path) as (url,):
+            (ada, to_ada), (bob, to_bob) = (visits.enter_context(visiting(url.rstrip())) for _ in range(2))
+            bob.sendall(b"hello\nho")
+            assert to_ada.readline() == b"2: hello\n"
+            bob.sendall(b"w are you?\n")
+            assert to_ada.readline() == b"2: how are you?\n"
+            ada.sendall(b"well\n")
+            assert to_bob.readline() == b"1: well\n"
+            with visiting(url) as (eve, to_eve):
+                eve.sendall(b"I cannot stay\n" + bytes(2000))  # and whoever writes such lines is not let to
+                assert to_bob.readline() == to_ada.readline() == b"3: I cannot stay\n"
+                assert to_eve.readline() == b""
+        assert to_ada.read() == to_bob.read() == b"* the chat closes, goodbye\n"
+
+
+def test_chat_waits_for_nobody(recorder: Recorder) -> None:
+    """One guest does not read, and one left without a word; a third reads each of more lines than the first has room for."""
+
+    async def main() -> None:
+        transport = MemoryTransport()
+        server = quiet(Server(transport, load("chat").Room().visit, Trio()), recorder)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve)
+            async with transport.open_stream() as slow, transport.open_stream() as reader:
+                await transport.open_stream().aclose()
+                async with transport.open_stream() as speaker:
+                    for number in range(2000):
+                        line = b"%d%s" % (number, bytes(900))
+                        await speaker.send_all(line + b"\n")
+                        assert await receive(reader, b"\n") == b"4: %s\n" % line
+                report = await server.stop_async(grace=1.0)
+                assert await receive(reader, b"\n") == b"* the chat closes, goodbye\n"
+                assert (await slow.receive_some()).startswith(b"4: 0")
+            assert len(report.cut) == 1
+
+    run_in_trio(main, clock=MockClock(autojump_threshold=0))
+    assert recorder.events == []
+
+
+async def receive(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
+    received = b""
+    while not received.endswith(end) and (data := await stream.receive_some()):
+        received += data
+    return received
+
+
+def test_supervisor(tmp_path: Path) -> None:
+    with running("supervisor", "unix://shout.sock", folder=tmp_path) as first:
+        assert first == ["unix://shout.sock"]
+
+
+def test_supervisor_makes_it_anew_after_growing_pauses(capsys: pytest.CaptureFixture[str]) -> None:
+    module = load("supervisor")
+    transport = MemoryTransport()
+    servers: list[Server] = []
+    moments: list[float] = []
+
+    def make() -> Server:
+        moments.append(trio.current_time())
+        servers.append(quiet(Server(FaultyTransport(transport, [errno.EBADF]), plugsocket.echo, Trio())))
+        return servers[-1]
+
+    async def fail() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        transport.connect().close()
+        assert not await trio.to_thread.run_sync(partial(servers[-1].wait, state=State.CLOSED, timeout=TIMEOUT))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(module.supervise, make)
+            ...
+
+    run_in_trio(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_supervisor_does_not_insist_on_what_cannot_be_opened(tmp_path: Path) -> None:
+    make = partial(Server, f"unix://{tmp_path}/none/socket", plugsocket.echo, Trio())
+    with pytest.raises(FileNotFoundError):
+        trio.run(load("supervisor").supervise, make)
+
+
+def test_udp_time(tmp_path: Path) -> None:
+    with (
+        running("udp_time", "udp://127.0.0.1:0", folder=tmp_path) as (url,),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.settimeout(TIMEOUT)
+        for question in (b"", b"what time is it?"):
+            before = int(time.time())
+            sock.sendto(question, ("127.0.0.1", port_of(url)))
+            since_1900 = int.from_bytes(sock.recv(100), "big")
+            # As datetime counts, which knows of the years that were leap years.
+            epoch = datetime(1900, 1, 1, tzinfo=UTC) + timedelta(seconds=since_1900)
+            assert before <= epoch.timestamp() <= time.time()
+
+
+def test_tls(tmp_path: Path) -> None:
+    ...
+
+
+def test_test_my_handler(tmp_path: Path) -> None:
+    path = EXAMPLES / "test_my_handler.py"
+    done = process(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path, folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
 def test_executor_strategy(tmp_path: Path) -> None:
     assert run("executor_strategy", tmp_path) == "HELLO\n"
 
