@@ -3,7 +3,6 @@
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
 
 import trio
 
@@ -15,10 +14,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 60.0  # seconds
 
 async def supervise(make_server: Callable[[], Server]) -> None:
     """Serve until a server is stopped; raise the error of one that cannot even open its endpoint."""
-    pause = FIRST_PAUSE
+    pause = 0.0
     while True:
-        server = make_server()
-        began = trio.current_time()
+        server, began = make_server(), trio.current_time()
         try:
             await server.serve()
         except Exception:
@@ -26,11 +24,10 @@ async def supervise(make_server: Callable[[], Server]) -> None:
                 raise
         else:
             return
-        if trio.current_time() - began > LONGEST_PAUSE:
-            pause = FIRST_PAUSE  # it has worked for a while
+        lasted = trio.current_time() - began > LONGEST_PAUSE
+        pause = min(2 * pause, LONGEST_PAUSE) if pause and not lasted else FIRST_PAUSE
         print(f"failed with {server.cause!r}, again in {pause:g} s")
         await trio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 async def shout(connection: AsyncConnection) -> None:
@@ -48,14 +45,14 @@ def make_server(endpoint: str) -> Server:
     return server
 
 
-async def main(endpoint: str = "tcp://127.0.0.1:9999") -> None:
+async def main(endpoint: str) -> None:
     """Have a server serve until a signal."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(supervise, partial(make_server, endpoint))
+            nursery.start_soon(supervise, lambda: make_server(endpoint))
             await anext(signals)
             nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    trio.run(main, sys.argv[1] if sys.argv[1:] else "tcp://127.0.0.1:9999")

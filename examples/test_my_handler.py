@@ -1,4 +1,4 @@
-"""How to test a handler of one's own, without a network and without waiting; run it with `pytest test_my_handler.py`."""
+"""A test of a handler of one's own, without a network and without waiting; run it as `pytest test_my_handler.py`."""
 
 from collections.abc import Awaitable, Callable
 

@@ -5,12 +5,15 @@ import re
 import runpy
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.client import HTTPConnection
 from http.server import SimpleHTTPRequestHandler
@@ -18,20 +21,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trustme
+from trio.testing import MockClock
 from zope.interface.verify import verifyObject
 
 import plugsocket
-from plugsocket import Server
+from plugsocket import Server, State, Trio
 from plugsocket.core.errors import OptionError
-from plugsocket.core.events import RequestRefused
+from plugsocket.core.events import RequestRefused, StateChanged
 from plugsocket.core.interfaces import IDatagramTransport, IManagedStrategy
 from plugsocket.core.plugins import STRATEGIES, plugins
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import HANDLERS, TIMEOUT, ask, client, serving
+from plugsocket.testing import MemoryTransport
+from tests.kit import HANDLERS, TIMEOUT, ask, client, serving, until
 from tests.test_docs import ROOT, blocks_of, process, stopped_once_serving
+from tests.trio_kit import exchange, quiet, tls
+from tests.trio_kit import run as run_in_trio
 
 EXAMPLES = ROOT / "examples"
 OWN_PARTS = ["executor_strategy.py", "netlink_transport.py"]
+FOR_TRIO = ["chat.py", "inside_trio.py", "supervisor.py", "test_my_handler.py", "tls.py", "udp_time.py"]
 
 linux_only = pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="netlink is a feature of Linux")
 
@@ -53,7 +63,7 @@ def run(name: str, folder: Path) -> str:
 
 
 @contextmanager
-def running(name: str, *arguments: str, folder: Path) -> Iterator[list[str]]:
+def running(name: str, *arguments: str, folder: Path, fails: bool = False) -> Iterator[list[str]]:
     """A server program, until it has been told to end; gives the URLs that it prints."""
     command = [sys.executable, "-u", str(EXAMPLES / f"{name}.py"), *arguments]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
@@ -64,7 +74,7 @@ def running(name: str, *arguments: str, folder: Path) -> Iterator[list[str]]:
             program.send_signal(signal.SIGTERM)
             _, errors = program.communicate(timeout=TIMEOUT)
         assert program.returncode == 0, errors
-        assert "Traceback" not in errors
+        assert ("Traceback" in errors) == fails
 
 
 def port_of(url: str) -> int:
@@ -215,7 +225,7 @@ def test_an_example_for_trio_is_short(name: str) -> None:
 def test_chat(tmp_path: Path) -> None:
     with ExitStack() as visits:
         with running("chat", "tcp://127.0.0.1:0", folder=tmp_path) as (url,):
-            (ada, to_ada), (bob, to_bob) = (visits.enter_context(visiting(url.rstrip())) for _ in range(2))
+            (ada, to_ada), (bob, to_bob) = (visits.enter_context(visiting(url)) for _ in range(2))
             bob.sendall(b"hello\nho")
             assert to_ada.readline() == b"2: hello\n"
             bob.sendall(b"w are you?\n")
@@ -230,7 +240,7 @@ def test_chat(tmp_path: Path) -> None:
 
 
 def test_chat_waits_for_nobody(recorder: Recorder) -> None:
-    """One guest does not read, and one left without a word; a third reads each of more lines than the first has room for."""
+    """One guest does not read, and one left without a word; a third reads all lines."""
 
     async def main() -> None:
         transport = MemoryTransport()
@@ -247,7 +257,7 @@ def test_chat_waits_for_nobody(recorder: Recorder) -> None:
                 report = await server.stop_async(grace=1.0)
                 assert await receive(reader, b"\n") == b"* the chat closes, goodbye\n"
                 assert (await slow.receive_some()).startswith(b"4: 0")
-            assert len(report.cut) == 1
+            assert report.finished
 
     run_in_trio(main, clock=MockClock(autojump_threshold=0))
     assert recorder.events == []
@@ -261,32 +271,65 @@ async def receive(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
 
 
 def test_supervisor(tmp_path: Path) -> None:
-    with running("supervisor", "unix://shout.sock", folder=tmp_path) as first:
+    with running("supervisor", "unix://shout.sock", folder=tmp_path, fails=True) as first:
         assert first == ["unix://shout.sock"]
 
+        def answer_to(question: bytes) -> bytes:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(TIMEOUT)
+                try:
+                    sock.connect(str(tmp_path / "shout.sock"))
+                    sock.sendall(question)
+                    return sock.recv(100)
+                except OSError:  # while there is no server
+                    return b""
 
-def test_supervisor_makes_it_anew_after_growing_pauses(capsys: pytest.CaptureFixture[str]) -> None:
+        assert answer_to(b"hello\n") == b"HELLO\n"
+        assert answer_to(b"crash\n") == b""
+        until(lambda: answer_to(b"again\n") == b"AGAIN\n")
+
+
+def test_supervisor_pauses(capsys: pytest.CaptureFixture[str]) -> None:
+    """Longer each time, and from the beginning again when a server worked for a while."""
     module = load("supervisor")
     transport = MemoryTransport()
-    servers: list[Server] = []
-    moments: list[float] = []
+    begun: list[float] = []
 
-    def make() -> Server:
-        moments.append(trio.current_time())
-        servers.append(quiet(Server(FaultyTransport(transport, [errno.EBADF]), plugsocket.echo, Trio())))
-        return servers[-1]
-
-    async def fail() -> None:
-        await trio.testing.wait_all_tasks_blocked()
-        transport.connect().close()
-        assert not await trio.to_thread.run_sync(partial(servers[-1].wait, state=State.CLOSED, timeout=TIMEOUT))
+    async def crash(connection: plugsocket.AsyncConnection) -> None:
+        raise RuntimeError(await connection.receive_some())
 
     async def main() -> None:
+        ready, servers = trio.open_memory_channel[Server](1)
+
+        def make_server() -> Server:
+            begun.append(trio.current_time())
+            server = quiet(Server(transport, crash, Trio(), on_failure="abort"))
+
+            def notice(event: StateChanged) -> None:
+                if event.state is State.SERVING:
+                    ready.send_nowait(server)
+
+            server.subscribe(notice, StateChanged)
+            return server
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(module.supervise, make)
-            ...
+            nursery.start_soon(module.supervise, make_server)
+            for worked, pause in ((0, 0.1), (59, 0.2), (0, 0.4), (61, 0.1), (0, 0.2)):
+                server = await servers.receive()
+                await trio.sleep(worked)
+                async with transport.open_stream() as stream:
+                    await stream.send_all(b"now")
+                    assert await stream.receive_some() == b""
+                failed = trio.current_time()
+                following = await servers.receive()
+                ready.send_nowait(following)
+                assert begun[-1] == pytest.approx(failed + pause)
+                assert server.state is State.FAILED
+            await following.stop_async()  # and then there is no other one
 
     run_in_trio(main, clock=MockClock(autojump_threshold=0))
+    assert len(begun) == 6
+    assert capsys.readouterr().out.startswith("failed with RuntimeError(b'now'), again in 0.1 s\n")
 
 
 def test_supervisor_does_not_insist_on_what_cannot_be_opened(tmp_path: Path) -> None:
@@ -311,7 +354,54 @@ def test_udp_time(tmp_path: Path) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    ...
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate")
+    certificate.private_key_pem.write_to_path(tmp_path / "key")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with ExitStack() as visits:
+        with running("tls", "certificate", "key", "tcp://127.0.0.1:0", folder=tmp_path) as (url,):
+            visits.enter_context(visiting(url))  # says nothing, and nobody waits for it
+            sock, _ = visits.enter_context(visiting(url))
+            stream = visits.enter_context(context.wrap_socket(sock, server_hostname="localhost"))
+            stream.sendall(b"hello")
+            assert stream.recv(100) == b"HELLO"
+        assert stream.recv(100) == b""
+
+
+def test_tls_and_those_who_do_not_speak_it(recorder: Recorder) -> None:
+    """Nothing of them is an error of the server's, and they cannot keep it busy."""
+    of_server, of_client = tls()
+    transport = MemoryTransport()
+
+    async def say(words: bytes, end: bool) -> float:
+        """Return how long the server listens to that."""
+        began = trio.current_time()
+        async with transport.open_stream() as stream:
+            await stream.send_all(words)
+            if end:
+                await stream.send_eof()
+            async for _ in stream:
+                pass  # such as an alert
+        return trio.current_time() - began
+
+    async def main() -> None:
+        module = load("tls")
+        async with trio.open_nursery() as nursery:
+            server = quiet(Server(transport, module.OverTLS(module.shout, of_server, 10.0), Trio()), recorder)
+            await nursery.start(server.serve)
+            assert await say(b"\x16", end=False) == pytest.approx(10.0)
+            assert await say(b"\x16", end=True) == 0
+            assert await say(b"GET / HTTP/1.1\r\n\r\n", end=False) == 0
+            async with trio.SSLStream(transport.open_stream(), of_client, server_hostname="localhost") as stream:
+                assert await exchange(stream, b"HELLO") == b"HELLO"
+                await trio.sleep(100)
+                assert await exchange(stream, b"HELLO") == b"HELLO"
+            await server.stop_async()
+
+    run_in_trio(main, clock=MockClock(autojump_threshold=0))
+    assert recorder.events == []
 
 
 def test_test_my_handler(tmp_path: Path) -> None:
