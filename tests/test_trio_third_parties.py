@@ -55,17 +55,22 @@ class TLSListener(trio.abc.Listener[Any]):
 
 
 class Place:
-    """An endpoint, with TLS over it or not."""
+    """An endpoint, with TLS over it, in the handler or in the listener, or without."""
 
     def __init__(self, name: str, folder: Path, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+        self.name = name
         self.endpoint = f"unix://{folder}/socket" if name == "unix" else "tcp://127.0.0.1:0"
-        self.of_server, self.of_client = contexts if name == "tls" else (None, None)
-        self.scheme = "https" if name == "tls" else "http"
         self.path = f"{folder}/socket" if name == "unix" else None
+        self.of_server, self.of_client = contexts if name.startswith("tls") else (None, None)
+        self.scheme = "http" if self.of_server is None else "https"
+
+    async def transport(self) -> Any:
+        """What a `Server` serves."""
+        return self.listener(await as_trio_listener(self.endpoint)) if self.name == "tls_listener" else self.endpoint
 
     def stream(self, connection: trio.abc.Stream) -> Any:
-        """What a server talks to."""
-        if self.of_server is None:
+        """What a handler of a `Server` talks to."""
+        if self.name != "tls":
             return connection
         return trio.SSLStream(connection, self.of_server, server_side=True, https_compatible=True)
 
@@ -94,7 +99,7 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return of_server, of_client
 
 
-@pytest.fixture(params=["tcp", "tls", "unix"])
+@pytest.fixture(params=["tcp", "tls", "tls_listener", "unix"])
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> Iterator[Place]:
@@ -115,7 +120,7 @@ async def served(place: Place, handle: Any, recorder: EventRecorder, **options: 
         await handle(place.stream(connection))
 
     async with trio.open_nursery() as nursery:
-        server = quiet(Server(place.endpoint, with_tls, Trio(), **options), recorder)
+        server = quiet(Server(await place.transport(), with_tls, Trio(), **options), recorder)
         await nursery.start(server.serve)
         yield server
         await server.stop_async()
