@@ -49,7 +49,7 @@ class AwaitedListener:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._address = getattr(listener, "address", None) or name_behind(listener, "getsockname")
+        self._address = _address_of(listener)
         self._came: deque[StreamOfTrio | OSError] = deque()
         self._nursery: trio.Nursery | None = None
         self._closed = False
@@ -109,6 +109,13 @@ class AwaitedListener:
         """As `aclose()`, where no trio program runs. Idempotent."""
         if not self._closed:
             trio.run(self.aclose)
+
+
+def _address_of(listener: Any) -> Address:
+    """Where clients connect to, also through a listener of TLS; `""` if no socket is behind it."""
+    while not hasattr(listener, "address") and hasattr(listener, "transport_listener"):
+        listener = listener.transport_listener
+    return getattr(listener, "address", None) or name_behind(listener, "getsockname")
 
 
 async def _say_and_close(stream: trio.abc.Stream, last_words: bytes) -> None:
