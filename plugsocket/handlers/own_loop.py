@@ -46,21 +46,31 @@ async def _handle(handler: Callable[[Any], Awaitable[object]], request: Connecti
         await handler(request.to_async())
         return
     # Not closed here: whoever serves does that, so that closing lingers.
-    connection = request.to_async()
-    if not connection.closing.remote:
-        await handler(connection)
+    if not request.closing.remote:
+        await handler(request.to_async())
         return
     # Nobody else in this process can end an idle connection when the server stops.
-    failure: BaseException | None = None
+    failures: list[BaseException] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_when_closing, connection)
-        try:
-            await handler(connection)
-        except BaseException as error:  # noqa: BLE001 - raised below, where no group comes around it
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        nursery.start_soon(_handle_watched, handler, request, nursery, failures)
+    for failure in failures:
+        raise failure  # here, where no group comes around it
+
+
+async def _handle_watched(
+    handler: Callable[[Any], Awaitable[object]],
+    request: Connection,
+    nursery: trio.Nursery,
+    failures: list[BaseException],
+) -> None:
+    """Handle a connection in a task of its own, so that the handler is one task still."""
+    connection = request.to_async()
+    nursery.start_soon(_end_when_closing, connection)
+    try:
+        await handler(connection)
+    except BaseException as error:  # noqa: BLE001 - raised by who waits for this
+        failures.append(error)
+    nursery.cancel_scope.cancel()
 
 
 async def _end_when_closing(connection: AsyncConnection) -> None:

@@ -35,6 +35,7 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
         self._sending = False
         self._receiving = False
         self._sent_eof = False
+        self._task = trio.lowlevel.current_task() if trio.lowlevel.in_trio_task() else None
         self.closing = closing
         request.before_close = _notify_closing
         if self._traffic.limited:
@@ -69,8 +70,8 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
             max_bytes: at most so many; at least 1.
 
         Returns:
-            What there is, or `b""` at end of file; and when the server stops, unless an answer is due: bytes came, and
-            none were sent since.
+            What there is, or `b""` at end of file; and when the server stops, if the handler has no other task, unless
+            an answer is due: bytes came, and none were sent since.
 
         Raises:
             DeadlineError: one of the server's deadlines is over.
@@ -89,7 +90,7 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
             if (data := self._receive_now(size)) is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return data
-            self._traffic.waiting = not self._traffic.unanswered
+            self._traffic.waiting = not self._traffic.unanswered and is_alone(self._task)
             if self._traffic.waiting and self.closing.marked:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return b""
@@ -235,6 +236,18 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
 
     def __repr__(self) -> str:
         return f"<AsyncConnection from {self.peer}>"
+
+
+def is_alone(handler: trio.lowlevel.Task | None) -> bool:
+    """Whether a handler is this task and no other one: what it waits for says what it is about.
+
+    In another task it may be sending a reply, or be about to say goodbye when the server stops.
+
+    Args:
+        handler: the task in which it began; `None` if it began its own `trio.run`.
+    """
+    task = trio.lowlevel.current_task()
+    return (handler is None or handler is task) and not any(nursery.child_tasks for nursery in task.child_nurseries)
 
 
 def _plain(request: StreamRequest) -> Socket:

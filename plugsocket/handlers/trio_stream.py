@@ -9,6 +9,7 @@ from plugsocket.core.addresses import Address
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.kinds import HandlerSpec
 from plugsocket.core.trio_requests import StreamOfTrio
+from plugsocket.handlers.stream import is_alone
 
 
 class StreamConnection(trio.abc.Stream):
@@ -27,6 +28,7 @@ class StreamConnection(trio.abc.Stream):
         self._request = request
         self._traffic = request.traffic
         self._receiving = False
+        self._task = trio.lowlevel.current_task() if trio.lowlevel.in_trio_task() else None
         self.stream = request.payload
         self.closing = closing
         if self._traffic.limited:
@@ -54,8 +56,8 @@ class StreamConnection(trio.abc.Stream):
             max_bytes: at most so many; at least 1.
 
         Returns:
-            What there is, or `b""` at end of file; and when the server stops, unless an answer is due: bytes came, and
-            none were sent since.
+            What there is, or `b""` at end of file; and when the server stops, if the handler has no other task, unless
+            an answer is due: bytes came, and none were sent since.
 
         Raises:
             DeadlineError: one of the server's deadlines is over.
@@ -64,7 +66,7 @@ class StreamConnection(trio.abc.Stream):
             raise trio.BusyResourceError("another task is receiving from this connection")
         self._receiving = True
         traffic, request = self._traffic, self._request
-        traffic.waiting = not traffic.unanswered
+        traffic.waiting = not traffic.unanswered and is_alone(self._task)
         try:
             if traffic.waiting and self.closing.marked:
                 await trio.lowlevel.checkpoint()
