@@ -26,12 +26,14 @@ from plugsocket import (
     AsyncConnection,
     AsyncDatagram,
     Connection,
+    Conversation,
     Datagram,
     Server,
     State,
     Trio,
     UnixDatagram,
     UnixStream,
+    per_peer,
 )
 from plugsocket.core.endings import is_disconnection
 from plugsocket.core.events import (
@@ -141,9 +143,20 @@ async def task_of_datagram(datagram: AsyncDatagram) -> None:
         await trio.sleep_forever()
 
 
+async def task_of_peer(conversation: Conversation) -> None:
+    async for datagram in conversation:
+        await conversation.send(BEGUN)
+        if datagram.data == b"b":
+            await trio.sleep_forever()
+    await conversation.send(BYE)
+
+
 def thread_of_datagram(datagram: Datagram) -> None:
     datagram.reply(BEGUN)
     datagram.closing.wait()
+
+
+TASKS = {task, task_of_datagram, task_of_peer}
 
 
 # One life
@@ -172,18 +185,21 @@ class Life:
                 sock = client(self.server)
                 self.clients.append((state, sock))
                 if state != "i":
-                    completed = self.server.stats.completed
+                    over = self._over()
                     sock.sendall(state.encode())
-                    await self._answered(sock, completed)
+                    await self._answered(sock, over)
         await trio.testing.wait_all_tasks_blocked()
 
-    async def _answered(self, sock: socket.socket, completed: int) -> None:
+    def _over(self) -> int:
+        return self.server.stats.completed + self.server.stats.dropped
+
+    async def _answered(self, sock: socket.socket, over: int) -> None:
         """Wait for an answer, or for the end, of which nothing tells who sent datagrams."""
         if sock.type == socket.SOCK_STREAM:
             await trio.lowlevel.wait_readable(sock)
             return
         while not wait_readable(sock.fileno(), 0):
-            if self.server.state is not State.SERVING or self.server.stats.completed > completed:
+            if self.server.state is not State.SERVING or self._over() > over:
                 return
             await trio.testing.wait_all_tasks_blocked(0.001)
 
@@ -273,7 +289,8 @@ def live(
         with cancellation if request.id == 1 else nullcontext():
             await handler(request)
 
-    server = Server(transport, handle_first_in_scope if variant is around_a_handler else handler, strategy)
+    handle = handle_first_in_scope if variant is around_a_handler else handler
+    server = Server(transport, per_peer(handle) if handler is task_of_peer else handle, strategy)
     server.unsubscribe(plugsocket.log_events)
     server.subscribe(recorder)
 
@@ -283,7 +300,7 @@ def live(
         if server.state is State.NEW and isinstance(transport, trio.abc.Listener):
             await transport.aclose()  # which is not the server's before that binds
 
-    life = Life(server, cancellation, clock, states, jumps=handler in {task, task_of_datagram})
+    life = Life(server, cancellation, clock, states, jumps=handler in TASKS)
     try:
         trio.run(main, clock=clock, instruments=[cancellation])
         check_accounts(server, recorder, handler)
@@ -378,6 +395,7 @@ LIVES = [
         ("listener", (task,), b"iblsc", (around_the_nursery, around_start, around_stop, around_a_handler)),
         ("unix", (task,), b"iblsc", (around_a_handler,)),  # threads have no scopes
         ("udp", (task_of_datagram,), b"bcb", (around_a_handler,)),
+        ("udp", (task_of_peer,), b"bcb", (around_the_nursery, around_stop, around_a_handler)),
     )
     for handler in handlers
     for variant in variants
