@@ -217,6 +217,19 @@ def test_more_than_there_is_room_for_is_dropped_and_counted() -> None:
     run(main)
 
 
+def test_a_conversation_without_a_word_is_complete() -> None:
+    async def ignore(_conversation: Conversation) -> None:
+        pass
+
+    async def main() -> None:
+        async with served(per_peer(ignore)) as (server, peer):
+            await peer().say(b"a")
+            await wait_all_tasks_blocked(0.01)
+            assert (server.stats.completed, server.stats.dropped) == (1, 0)
+
+    run(main)
+
+
 def test_what_a_handler_did_not_read_is_dropped_and_counted() -> None:
     recorder = EventRecorder()
     go_on = trio.Event()
