@@ -19,13 +19,19 @@ class Plugin:
     Attributes:
         name: what strings call it: a transport's scheme, a strategy's name.
         source: `module:attribute`, where it is loaded from.
-        distribution: the name and version of the distribution that brings it.
     """
 
     name: str
     source: str
-    distribution: str
     _entry: EntryPoint = attrs.field(repr=False)
+
+    @property
+    def distribution(self) -> str:
+        """The name and version of the distribution that brings it; read when asked for, which takes a while."""
+        metadata = self._entry.dist.metadata if self._entry.dist is not None else None
+        if not metadata:  # what an interrupted uninstallation leaves
+            return "an unknown distribution"
+        return f"{metadata['Name']} {metadata['Version']}"
 
     def load(self) -> Any:
         """Import it.
@@ -44,14 +50,7 @@ class Plugin:
 def plugins(group: str) -> Iterator[Plugin]:
     """Every plug-in of a group (`TRANSPORTS` or `STRATEGIES`), by name; nothing is loaded."""
     for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
-        yield Plugin(entry.name, entry.value, _distribution(entry), entry)
-
-
-def _distribution(entry: EntryPoint) -> str:
-    metadata = entry.dist.metadata if entry.dist is not None else None
-    if not metadata:  # what an interrupted uninstallation leaves
-        return "an unknown distribution"
-    return f"{metadata['Name']} {metadata['Version']}"
+        yield Plugin(entry.name, entry.value, entry)
 
 
 def find(group: str, name: str, what: str) -> Any:
