@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 import plugsocket
 from plugsocket import CompositionError, Inet6Address, InetAddress, OptionError, UnixAddress, as_trio_listener
@@ -143,6 +144,23 @@ def test_a_cancelled_accept_takes_nobody() -> None:
                 assert connection.id == 1
 
     run(main)
+
+
+def test_closing_it_ends_no_connection() -> None:
+    """Such as that of a program which wants one connection."""
+
+    async def main() -> None:
+        listener = await as_trio_listener(ENDPOINT)
+        async with await connect(listener) as stream, await listener.accept() as connection:
+            await listener.aclose()
+            assert connection.closing.is_set()
+            with trio.move_on_after(1) as scope:
+                await connection.receive_some()
+            assert scope.cancelled_caught
+            await stream.send_all(b"hello")
+            assert await connection.receive_some() == b"hello"
+
+    run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_every_call_is_a_checkpoint() -> None:

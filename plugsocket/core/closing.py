@@ -51,17 +51,19 @@ class AsyncCloseSignal:
 
     Args:
         signal: the signal.
+        drains: whether a connection ends by it that waits for a request to begin.
     """
 
-    def __init__(self, signal: CloseSignal) -> None:
+    def __init__(self, signal: CloseSignal, *, drains: bool = True) -> None:
         self._signal = signal
+        self._drains = drains
         self._watched = False
         self._others = trio.lowlevel.ParkingLot()
 
     @property
     def marked(self) -> bool:
-        """Whether this process knows that the server is stopping; asking costs no system call."""
-        return self._signal.marked
+        """Whether this process knows that the server drains; asking costs no system call."""
+        return self._signal.marked and self._drains
 
     @property
     def remote(self) -> bool:

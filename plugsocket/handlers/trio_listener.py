@@ -30,7 +30,7 @@ class TransportListener(trio.abc.Listener[AsyncConnection]):
         self._url = url
         self._closed = False
         self._control = Control(on_stop=self._stop_is_nobodys)
-        self._closing = AsyncCloseSignal(self._control.closing)
+        self._closing = AsyncCloseSignal(self._control.closing, drains=False)
         self._numbers = itertools.count(1)
         self._policy = AcceptPolicy()
 
