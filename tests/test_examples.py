@@ -248,12 +248,13 @@ def test_chat_waits_for_nobody(recorder: Recorder) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve)
             async with transport.open_stream() as slow, transport.open_stream() as reader:
-                await transport.open_stream().aclose()
+                gone = transport.open_stream()
                 async with transport.open_stream() as speaker:
                     for number in range(2000):
                         line = b"%d%s" % (number, bytes(900))
                         await speaker.send_all(line + b"\n")
                         assert await receive(reader, b"\n") == b"4: %s\n" % line
+                        await gone.aclose()  # which resets the connection, since there was something to read
                 report = await server.stop_async(grace=1.0)
                 assert await receive(reader, b"\n") == b"* the chat closes, goodbye\n"
                 assert (await slow.receive_some()).startswith(b"4: 0")
@@ -285,8 +286,10 @@ def test_supervisor(tmp_path: Path) -> None:
                     return b""
 
         assert answer_to(b"hello\n") == b"HELLO\n"
+        opened = (tmp_path / "shout.sock").stat().st_ctime_ns
         assert answer_to(b"crash\n") == b""
         until(lambda: answer_to(b"again\n") == b"AGAIN\n")
+        assert (tmp_path / "shout.sock").stat().st_ctime_ns > opened
 
 
 def test_supervisor_pauses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,11 +397,16 @@ def test_tls_and_those_who_do_not_speak_it(recorder: Recorder) -> None:
             assert await say(b"\x16", end=False) == pytest.approx(10.0)
             assert await say(b"\x16", end=True) == 0
             assert await say(b"GET / HTTP/1.1\r\n\r\n", end=False) == 0
-            async with trio.SSLStream(transport.open_stream(), of_client, server_hostname="localhost") as stream:
-                assert await exchange(stream, b"HELLO") == b"HELLO"
-                await trio.sleep(100)
-                assert await exchange(stream, b"HELLO") == b"HELLO"
-            await server.stop_async()
+            for its_end in (trio.SocketStream.send_eof, lambda _: server.stop_async()):  # neither says so in TLS
+                stream = trio.SSLStream(
+                    transport.open_stream(), of_client, server_hostname="localhost", https_compatible=True
+                )
+                async with stream:
+                    for _ in range(2):
+                        assert await exchange(stream, b"HELLO") == b"HELLO"
+                        await trio.sleep(100)
+                    await its_end(stream.transport_stream)
+                    assert await stream.receive_some() == b""
 
     run_in_trio(main, clock=MockClock(autojump_threshold=0))
     assert recorder.events == []
