@@ -269,11 +269,12 @@ async def async_waits_while_receiving(stream: AsyncConnection) -> None:
     async def say_bye() -> None:
         await stream.closing.wait()
         await stream.send_all(b"bye")
+        nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(say_bye)
         await stream.send_all(b"ready")
-        assert await stream.receive_some() == b""
+        await stream.receive_some()
 
 
 SEEING: dict[str, Callable[..., Any]] = {
