@@ -37,6 +37,33 @@ async def echo(stream: Any) -> None:
     await stream.send_all(await stream.receive_some(SIZE))
 
 
+async def echo_all(stream: Any) -> None:
+    """Send everything back, up to end of file; likewise."""
+    while chunk := await stream.receive_some(SIZE):
+        await stream.send_all(chunk)
+
+
+async def reply(datagram: Any) -> None:
+    """Send one datagram back, under plugsocket."""
+    await datagram.reply(datagram.data)
+
+
+async def reply_all(sock: Any) -> None:
+    """Send every datagram back, as a program does that has a trio socket and nothing else."""
+    while True:
+        data, sender = await sock.recvfrom(SIZE)
+        await sock.sendto(data, sender)
+
+
+def resident(process: int | str) -> int:
+    """Count the resident pages of a process, in KiB: `status` and `statm` have an estimate, says proc(5)."""
+    with open(f"/proc/{process}/smaps_rollup") as lines:
+        for line in lines:
+            if line.startswith("Rss:"):
+                return int(line.split()[1])
+    raise AssertionError("smaps_rollup has no Rss, which proc(5) promises")
+
+
 def announce(port: int, counters: Callable[[], Mapping[str, int]] = dict) -> None:
     """Tell the port on standard output, and from now on the figures whenever SIGUSR1 comes, one line of JSON each.
 

@@ -1,6 +1,7 @@
-"""The load generator: `load.py tcp|udp PORT COUNT`. It prints one line of JSON and exits 0 if every echo was right.
+"""The load generator: `load.py tcp|open|idle|udp PORT COUNT`. It prints one line of JSON and ends with its input.
 
-Raw sockets and one `poll`, since it has to be faster than what it measures. It always has `AT_ONCE` requests under way.
+The exit status is 0 if every echo was right. Raw sockets and one `poll`, since it has to be faster than what it
+measures. It always has `AT_ONCE` requests under way.
 """
 
 import json
@@ -23,6 +24,11 @@ CLOSED: int = getattr(select, "POLLRDHUP", select.POLLIN)
 
 class WrongEchoError(Exception):
     """What came back is not what was sent."""
+
+
+def _check(got: bytes, sent: bytes) -> None:
+    if got != sent:
+        raise WrongEchoError(f"{got!r} came back for {sent!r}")
 
 
 def connections(port: int, count: int) -> int:
@@ -58,8 +64,7 @@ def connections(port: int, count: int) -> int:
         for fileno, _ in ready:
             sock, message = open_ones.pop(fileno)
             got = sock.recv(len(message) + 1, socket.MSG_WAITALL)
-            if got != message:
-                raise WrongEchoError(f"{got!r} came back for {message!r}")
+            _check(got, message)
             right += 1
             poll.unregister(fileno)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -68,6 +73,73 @@ def connections(port: int, count: int) -> int:
                 begin(begun)
                 begun += 1
     return right
+
+
+def conversation(port: int, count: int) -> int:
+    """Send requests over `AT_ONCE` connections that stay open, and receive the replies: `count` times in all.
+
+    Returns:
+        How many echoes were right.
+
+    Raises:
+        WrongEchoError: one was not.
+        OSError: a connection failed.
+        TimeoutError: nothing came back any more.
+    """
+    poll = select.poll()
+    under_way: dict[int, tuple[socket.socket, bytes]] = {}
+    begun = right = 0
+    for begun, sock in enumerate(_connected(port, min(count, AT_ONCE))):
+        message = b"request %8d" % begun
+        sock.send(message)
+        poll.register(sock, select.POLLIN)
+        under_way[sock.fileno()] = sock, message
+    begun += 1
+    while right < count:
+        ready = poll.poll(PATIENCE)
+        if not ready:
+            raise TimeoutError(f"{count - right} requests got no answer")
+        for fileno, _ in ready:
+            sock, message = under_way[fileno]
+            _check(sock.recv(len(message) + 1), message)
+            right += 1
+            if begun < count:
+                message = b"request %8d" % begun
+                sock.send(message)
+                under_way[fileno] = sock, message
+                begun += 1
+    return right
+
+
+def idle(port: int, count: int) -> int:
+    """Open `count` connections that stay open, each after one echo, so that its handler is known to wait.
+
+    Returns:
+        How many echoes were right.
+
+    Raises:
+        WrongEchoError: one was not.
+        OSError: a connection failed.
+    """
+    right = 0
+    while right < count:
+        batch = _connected(port, min(count - right, AT_ONCE))
+        for sock in batch:
+            sock.send(b"request")
+        for sock in batch:
+            _check(sock.recv(8), b"request")
+            right += 1
+    return right
+
+
+def _connected(port: int, count: int) -> list[socket.socket]:
+    """Open connections, which end with this process."""
+    socks = [socket.create_connection((HOST, port), timeout=PATIENCE / 1000) for _ in range(count)]
+    kept.extend(socks)
+    return socks
+
+
+kept: list[socket.socket] = []
 
 
 def datagrams(port: int, count: int) -> int:
@@ -102,13 +174,19 @@ def datagrams(port: int, count: int) -> int:
 
 
 def main() -> None:
-    """Run the load; tell how many echoes were right, the seconds that it took and those of the processor."""
+    """Run the load; tell how it went.
+
+    That is how many echoes were right, how many connections or datagrams the server has to count, the seconds that it
+    took, and those of the processor.
+    """
     kind, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    run = {"tcp": connections, "udp": datagrams}[kind]
+    run = {"tcp": connections, "open": conversation, "idle": idle, "udp": datagrams}[kind]
     began, cpu = time.perf_counter(), time.process_time()
     right = run(port, count)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    sys.stdout.write(json.dumps({"right": right, "seconds": seconds, "cpu": cpu}) + "\n")
+    sys.stdout.write(json.dumps({"right": right, "came": len(kept) or right, "seconds": seconds, "cpu": cpu}) + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
-from contender import BACKLOG, SIZE
+from contender import BACKLOG, SIZE, resident
 
 import plugsocket
 from plugsocket import log_events
@@ -85,7 +85,7 @@ def take(server: plugsocket.Server) -> Figures:
     gc.collect()
     stats = server.stats
     return Figures(
-        memory=_resident(),
+        memory=resident("self"),
         descriptors=len(os.listdir(PROCESS / "fd")) - 1,  # the folder's own
         threads=len(os.listdir(PROCESS / "task")),
         children=sum(len(file.read_text().split()) for file in PROCESS.glob("task/*/children")),
@@ -94,14 +94,6 @@ def take(server: plugsocket.Server) -> Figures:
         disconnected=stats.disconnected,
         lost=stats.refused + stats.accept_errors,
     )
-
-
-def _resident() -> int:
-    """Count the resident pages: `status` and `statm` have an estimate, says proc(5)."""
-    for line in (PROCESS / "smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1])
-    raise AssertionError("smaps_rollup has no Rss, which proc(5) promises")
 
 
 def _tell(what: Mapping[str, int]) -> None:

@@ -23,10 +23,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import attrs
-from connect_echo_close import HERE, TIMEOUT, BenchmarkError, Cores
 from hostile import GOOD, RAISES, Crowd, mixture
 from load import AT_ONCE
 from serve_soak import Figures
+from side_by_side import HERE, TIMEOUT, BenchmarkError, Cores
 
 import plugsocket
 from plugsocket.core.interfaces import ITrioStrategy
