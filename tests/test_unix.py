@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,12 +16,14 @@ import pytest
 
 import plugsocket
 from plugsocket import (
+    BaseRequestHandler,
     Connection,
     Datagram,
     ReplyError,
     Server,
     State,
     Sync,
+    Thread,
     UnixAddress,
     UnixDatagram,
     UnixStream,
@@ -29,7 +32,7 @@ from plugsocket.core.addresses import display
 from plugsocket.core.events import CloseFailed, DatagramTruncated, HandlerFailed
 from plugsocket.testing import EventRecorder as Recorder
 from plugsocket.transports import unix
-from tests.kit import HANDLERS, TIMEOUT, ask, async_function, client, function, serving, strategy_names
+from tests.kit import HANDLERS, TIMEOUT, ask, async_function, client, function, serving, strategy_names, until
 
 both = pytest.mark.parametrize("transport", [UnixStream, UnixDatagram])
 every_strategy = pytest.mark.parametrize("strategy", strategy_names())
@@ -652,3 +655,31 @@ def test_backlog(path: Path) -> None:
         server.start()
         assert ask(socks[0], b"patient") == b"patient"
         server.stop(grace=0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="says how much room there is")
+@pytest.mark.parametrize("how", ["function", "class"])
+def test_a_reply_waits_for_room(how: str, path: Path) -> None:
+    room = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1  # unix(7): of datagrams that nobody has read
+    sent: list[int] = []
+
+    def handle(datagram: Datagram) -> None:
+        for number in range(room + 2):
+            datagram.reply(b"%d" % number)
+            sent.append(number)
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            for number in range(room + 2):
+                self.request[1].sendto(b"%d" % number, self.client_address)
+                sent.append(number)
+
+    server = Server(UnixDatagram(str(path)), handle if how == "function" else Handler, Thread())
+    with serving(server), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(TIMEOUT)
+        sock.bind("")
+        sock.sendto(b"go on", str(path))  # not connected: from the peer of a connected one, any number may wait
+        until(lambda: len(sent) >= room)
+        for number in range(room + 2):
+            assert sock.recv(100) == b"%d" % number
+    assert server.stats.failed == 0

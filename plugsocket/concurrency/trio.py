@@ -9,6 +9,7 @@ import attrs
 import trio
 from zope.interface import implementer
 
+from plugsocket.concurrency.task_pool import TaskPool
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.endings import split_ending
 from plugsocket.core.engine import Endpoint, Engine
@@ -190,12 +191,12 @@ class TrioDriver:
 
     async def _serve(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         async with trio.open_nursery() as requests:
-            run = cast("TrioRunner", engine.runner).run
+            pool = TaskPool(requests, cast("TrioRunner", engine.runner).run)
             self._requests = requests
             for endpoint in engine.endpoints:
                 if endpoint.awaited:
                     cast("AsyncListener", endpoint.listener).enter(requests)
-            engine.begin(trio.current_time, lambda job: requests.start_soon(run, job), self)
+            engine.begin(trio.current_time, pool.spawn, self)
             try:
                 await self._accept_all(engine, started, one)
                 await self._until_handled(engine)
@@ -212,6 +213,7 @@ class TrioDriver:
                 engine.end_drain()
                 requests.cancel_scope.cancel()
             else:
+                pool.close()
                 engine.lingering.suspend(self, trio.current_time())
 
     async def _begin_drain(self, engine: Engine) -> None:

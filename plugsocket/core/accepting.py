@@ -59,23 +59,19 @@ class BackOff:
     """The pauses of one listener: doubling from `FIRST_PAUSE` to `LONGEST_PAUSE`, in seconds."""
 
     until: float | None = None
+    failing: bool = False  # whether the listener has failed since it last gave a request
     _pause: float = FIRST_PAUSE
 
     def fail(self, now: float) -> float:
         """Start a pause, each twice as long as the one before; return its length."""
         length, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
-        self.until = now + length
+        self.until, self.failing = now + length, True
         return length
 
     def rest(self, now: float) -> None:
         """Start a pause of `REST`, which is no failure of accepting."""
         self.until = now + REST
 
-    @property
-    def failing(self) -> bool:
-        """Whether the listener has failed since it last gave a request."""
-        return self._pause > FIRST_PAUSE
-
     def recover(self) -> None:
         """Start afresh, since a request came through."""
-        self.until, self._pause = None, FIRST_PAUSE
+        self.until, self.failing, self._pause = None, False, FIRST_PAUSE

@@ -181,7 +181,7 @@ class IStreamRequest(IConnectionRequest):
 class IDatagramRequest(IRequest):
     """A datagram, as the listeners of `plugsocket.transports` make them and its datagram objects need them."""
 
-    raw = Attribute("The sender's address as `recvmsg` gave it; None or empty when it has none.")
+    raw = Attribute("The sender's address as receiving it gave it; None or empty when it has none.")
     local = Attribute("The address of the listener, as handlers see it.")
     truncated = Attribute("bool: whether the end of it is missing.")
     conversation = Attribute("Hashable: the same for what one sender sends to one address.")

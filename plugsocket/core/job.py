@@ -131,9 +131,13 @@ class Job:
             self._finished = True
         try:
             try:
-                self.engine.dismiss(self.request)
+                if self.endpoint.datagrams:
+                    self.request.close()
+                else:
+                    self.engine.dismiss(self.request)
             except Exception as error:  # noqa: BLE001 - a handler that closed the descriptor itself, or a plug-in
                 failure = failure or error
-            self.engine.report_end(self, failure)
+            if failure is not None or not self.endpoint.datagrams:
+                self.engine.report_end(self, failure)
         finally:
             self.engine.ledger.close(self)

@@ -193,7 +193,7 @@ class DatagramRequest:
 
     Args:
         payload: its bytes.
-        raw: the sender's address, as `recvmsg` gave it; `None` or empty when it has none.
+        raw: the sender's address, as receiving it gave it; `None` or empty when it has none.
         truncated: whether the end of it is missing.
         listener: where it came in, and where a reply leaves from.
         family: the address family.
@@ -204,7 +204,7 @@ class DatagramRequest:
         id: its number, which the server gives it.
     """
 
-    __slots__ = ("_family", "_source", "id", "listener", "payload", "raw", "truncated")
+    __slots__ = ("_family", "id", "listener", "payload", "raw", "source", "truncated")
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class DatagramRequest:
         self.truncated = truncated
         self.listener = listener
         self._family = family
-        self._source = source
+        self.source = source
 
     @property
     def peer(self) -> Address:
@@ -241,12 +241,12 @@ class DatagramRequest:
     @property
     def conversation(self) -> Hashable:
         """Who sent it, and what address it was sent to, where a reply says so."""
-        return (self.raw, tuple(self._source))
+        return (self.raw, tuple(self.source))
 
     def send(self, sock: Socket, data: Any) -> None:
         """Send a datagram to the sender, through one of the listener's sockets."""
-        if self._source:
-            sock.sendmsg([data], self._source, 0, self.raw)
+        if self.source:
+            sock.sendmsg([data], self.source, 0, self.raw)
         else:
             sock.sendto(data, self.raw)
 

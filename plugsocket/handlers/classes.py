@@ -155,8 +155,9 @@ def stream_arguments(request: StreamRequest, closing: CloseSignal) -> tuple[Any,
 
 def datagram_arguments(request: DatagramRequest, closing: CloseSignal) -> tuple[Any, Any]:  # noqa: ARG001 - the form of a view
     """Make the first two arguments of a request handler class from a datagram."""
+    pair = _DatagramAndSocket(request) if request.source else (request.payload, request.listener.reply_socket)
     # The address as the kernel gave it, which is what `sendto` on this socket takes, whatever its family shows.
-    return _DatagramAndSocket(request), request.raw or request.peer
+    return pair, request.raw or request.peer
 
 
 class _DatagramAndSocket(tuple[bytes, Socket]):

@@ -64,7 +64,10 @@ class AsyncDatagram(_Datagram):
     __slots__ = ("closing",)
 
     def __init__(self, request: DatagramRequest, closing: AsyncCloseSignal) -> None:
-        super().__init__(request)
+        # As `_Datagram` does it; this is on the way of every datagram.
+        self._request = request
+        self.data = request.payload
+        self.truncated = request.truncated
         self.closing = closing
 
     async def reply(self, data: Any) -> None:
@@ -82,10 +85,11 @@ class AsyncDatagram(_Datagram):
         try:
             self._send(sock, data)
         except BlockingIOError:
-            pass
+            await self._send_later(sock, data)
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
-            return
+
+    async def _send_later(self, sock: Socket, data: Any) -> None:
         while True:
             await trio.lowlevel.wait_writable(sock)
             try:

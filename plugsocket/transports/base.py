@@ -29,7 +29,7 @@ ANCILLARY = 256  # bytes for the ancillary data of one message; a packet's infor
 SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h of Linux; Python has no name for it
 MEMINFO = struct.Struct("9I")  # SK_MEMINFO_VARS counters
 MEMINFO_DROPS = 8  # SK_MEMINFO_DROPS in include/uapi/linux/sock_diag.h
-PATIENT = 3600.0  # seconds; long enough to behave as blocking, see DatagramListener
+PATIENT = 3600.0  # seconds; long enough to behave as blocking, see ReplySocket
 
 
 def open_socket(
@@ -132,6 +132,29 @@ class StreamListener(SocketListener):
         return StreamRequest(sock, raw, self._family)
 
 
+class ReplySocket(socket.socket):
+    """A copy of a datagram socket that behaves as a blocking one, while the other stays non-blocking.
+
+    The system keeps that for all copies together. A copy with a long time-out waits all the same, since Python then
+    does the waiting: before each attempt, so that the first one is left to the other socket.
+
+    Args:
+        sock: the other one, non-blocking; it stays its owner's.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, socket.dup(sock.fileno()))
+        self.settimeout(PATIENT)
+        self._at_once = sock
+
+    def sendto(self, *arguments: Any) -> int:
+        """Send a datagram, as `socket.sendto` does."""
+        try:
+            return self._at_once.sendto(*arguments)
+        except BlockingIOError:
+            return super().sendto(*arguments)
+
+
 @implementer(IDatagramListener)
 class DatagramListener(SocketListener):
     """A bound datagram socket, whose requests are messages.
@@ -158,20 +181,18 @@ class DatagramListener(SocketListener):
         source_of: Callable[[list[AncillaryData]], Collection[AncillaryData]] | None = None,
     ) -> None:
         super().__init__(sock, on_close)
-        self._max = max_datagram
+        # One byte more shows that there was more. One buffer for all: a new one each time takes longer than receiving.
+        self._buffer = bytearray(max_datagram + 1)
+        self._kept = memoryview(self._buffer)[:max_datagram]
         self._source_of = source_of
-        self._ancillary = ANCILLARY if source_of is not None else 0
         self._closed = False
         self._lost = 0
         self._answerable: set[DatagramRequest] = set()
-        # The listener's own socket must stay non-blocking, which the system keeps for all copies of it together. A copy
-        # with a long time-out waits all the same, since Python then does the waiting.
         try:
-            self.reply_socket = sock.dup()
+            self.reply_socket: socket.socket = ReplySocket(sock)
         except OSError as error:
             super().close()
             raise named(error, display(self.address)) from error
-        self.reply_socket.settimeout(PATIENT)
 
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 once closed."""
@@ -181,9 +202,14 @@ class DatagramListener(SocketListener):
         """Take the next message; see `IListener`."""
         if self._closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        payload, ancillary, flags, raw = self.socket.recvmsg(self._max, self._ancillary)
-        source = self._source_of(ancillary) if self._source_of is not None else ()
-        request = DatagramRequest(payload, raw, bool(flags & socket.MSG_TRUNC), self, self._family, source)
+        source: Collection[AncillaryData] = ()
+        if self._source_of is None:
+            size, raw = self.socket.recvfrom_into(self._buffer)
+        else:
+            size, ancillary, _, raw = self.socket.recvmsg_into([self._buffer], ANCILLARY)
+            source = self._source_of(ancillary)
+        kept = self._kept
+        request = DatagramRequest(kept[:size].tobytes(), raw, size > len(kept), self, self._family, source)
         self._answerable.add(request)
         return request
 
