@@ -128,9 +128,9 @@ def test_a_task_whose_job_left_a_cancel_scope_open_takes_no_other_one() -> None:
         scope.cancel()
         gate.set()
         await trio.testing.wait_all_tasks_blocked()
-        assert ended == ["next"]
 
     in_a_pool(test)
+    assert ended == ["next"]
 
 
 def test_a_task_that_was_cancelled_takes_no_job() -> None:
