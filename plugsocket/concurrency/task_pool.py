@@ -15,8 +15,16 @@ _NOTHING = Context()
 
 @attrs.define(eq=False)
 class _Worker:
+    """A task that has been idle; others do without, since connections may be many and last."""
+
     task: trio.lowlevel.Task
+    idle: "list[_Worker]"
     job: Job | None = None
+
+    def leave(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
+        """Be idle no more, being cancelled."""
+        self.idle.remove(self)
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class TaskPool:
@@ -52,23 +60,20 @@ class TaskPool:
         while self._idle:
             trio.lowlevel.reschedule(self._idle.pop().task)
 
-    async def _work(self, first: Job) -> None:
-        worker = _Worker(trio.lowlevel.current_task(), first)
-        del first
-        scope = _innermost_scope(worker.task)
-
-        def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
-            self._idle.remove(worker)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        while worker.job is not None:
-            await self._run(worker.job)
-            worker.job = None
+    async def _work(self, job: Job | None) -> None:
+        scope = _innermost_scope(trio.lowlevel.current_task())
+        worker: _Worker | None = None
+        while job is not None:
+            await self._run(job)
+            job = None
+            if worker is None:
+                worker = _Worker(trio.lowlevel.current_task(), self._idle)
             if self._closed or len(self._idle) >= KEPT or _innermost_scope(worker.task) is not scope:
                 return
             self._idle.append(worker)
             worker.task.context = _NOTHING  # holds nothing of the job
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            await trio.lowlevel.wait_task_rescheduled(worker.leave)
+            job, worker.job = worker.job, None
 
 
 def _innermost_scope(task: trio.lowlevel.Task) -> object:
