@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import plugsocket
 from plugsocket import CompositionError, Conversation, Limits, OptionError, Server, explain, per_peer
-from plugsocket.core.events import DatagramDropped, DatagramTruncated, HandlerFailed
+from plugsocket.core.events import DatagramDropped, DatagramTruncated, HandlerFailed, LimitCleared
 from plugsocket.core.interfaces import IDatagramTransport
 from plugsocket.testing import EventRecorder
 from tests.kit import client, example_ids, example_name
@@ -255,6 +255,61 @@ def test_what_a_handler_did_not_read_is_dropped_and_counted() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_conversations_are_counted_apart_from_their_datagrams(closes: bool) -> None:
+    recorder = EventRecorder()
+    go_on = trio.Event()
+
+    async def ignore(conversation: Conversation) -> None:
+        await go_on.wait()
+        if closes:
+            await conversation.aclose()
+            await conversation.aclose()
+
+    async def main() -> None:
+        async with served(per_peer(ignore), recorder) as (server, peer):
+            one = peer()
+            for word in b"abc":
+                await one.say(bytes([word]))
+            await wait_all_tasks_blocked(0.01)
+            assert (server.stats.active, server.stats.completed) == (1, 0)
+            go_on.set()
+            await wait_all_tasks_blocked(0.01)
+            assert (server.stats.active, server.stats.completed, server.stats.dropped) == (0, 1, 3)
+            assert dropped(recorder) == [(1, "unread"), (2, "unread"), (3, "unread")]
+
+    run(main)
+
+
+def test_closing_it_is_told_to_who_waits() -> None:
+    async def handle(conversation: Conversation) -> None:
+        await conversation.receive()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, conversation)
+            await wait_all_tasks_blocked()
+            await conversation.aclose()
+
+    async def wait(conversation: Conversation) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await conversation.receive()
+        await conversation.send(b"closed")
+
+    async def main() -> None:
+        async with served(per_peer(handle)) as (_, peer):
+            assert await peer().ask(b"a") == b"closed"
+
+    run(main)
+
+
+def test_without_patience_what_came_is_received() -> None:
+    async def main() -> None:
+        async with served(per_peer(count, idle=0)) as (_, peer):
+            one = peer()
+            assert [await one.ask(b"a"), await one.hear()] == [b"1 a", b"bye"]
+
+    run(main)
+
+
 @pytest.mark.parametrize("overload", ["queue", "reject"])
 def test_the_limit_is_one_of_conversations(overload: str) -> None:
     recorder = EventRecorder()
@@ -288,6 +343,53 @@ def test_those_who_wait_for_room_are_one_conversation() -> None:
             assert [await two.hear(), await two.hear()] == [b"1 b", b"2 c"]
 
     run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_who_waited_and_what_comes_as_they_get_in_are_one_conversation() -> None:
+    async def hold(conversation: Conversation) -> None:
+        began.append(conversation.peer)
+        async for datagram in conversation:
+            if datagram.data == b"hold":
+                await go_on.wait()
+                return
+
+    async def main() -> None:
+        limits = Limits(max_connections=2, overload="wait?seconds=100")
+        async with served(per_peer(hold), limits=limits) as (server, peer):
+            for word in (b"hold", b"hold", b"c"):
+                last = peer()
+                await last.say(word)
+            await wait_all_tasks_blocked(0.01)
+            assert server.stats.waiting == 1
+            go_on.set()
+            await last.say(b"d")  # while both slots come free
+            await wait_all_tasks_blocked(0.01)
+            assert len(began) == len(set(began)) == 3
+
+    for _ in range(20):  # whether it comes before the loop looks is up to trio
+        go_on, began = trio.Event(), list[Any]()
+        run(main)
+
+
+def test_it_is_told_when_there_is_room_again() -> None:
+    recorder = EventRecorder()
+
+    async def until_bye(conversation: Conversation) -> None:
+        async for datagram in conversation:
+            if datagram.data == b"bye":
+                return
+
+    async def main() -> None:
+        async with served(per_peer(until_bye), recorder, limits=Limits(max_connections=1)) as (_, peer):
+            one, two = peer(), peer()
+            await one.say(b"a")
+            await wait_all_tasks_blocked(0.01)
+            await two.say(b"b")
+            await wait_all_tasks_blocked(0.01)
+            await one.say(b"bye")
+            await trio.to_thread.run_sync(recorder.wait_for, LimitCleared)
+
+    run(main)
 
 
 def test_a_failure_is_one_conversations(recorder: EventRecorder) -> None:

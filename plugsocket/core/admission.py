@@ -130,6 +130,8 @@ class Admission:
             return False
         if self._waiting:
             self._call_up(self._engine.clock())  # who waits is first
+            if self._engine.routed(endpoint, request):  # to one of the same peer, which just got in
+                return False
         reason = self._excess(request)
         if reason is None:
             return True
@@ -244,6 +246,7 @@ class Admission:
         """Take note that there is no room, and that somebody wants in; tell it once, until it is over."""
         if self._pressure is None:
             ledger = self._engine.ledger
+            ledger.wanted = True  # so that the loop is rung when there is room again
             self._pressure = _Pressure(time.monotonic(), ledger.rejected, ledger.dropped + self._engine.lost)
             self._engine.events.emit(LimitReached(int(self._most)))
 
@@ -251,9 +254,12 @@ class Admission:
         """Tell that there is room again, once there was for a while; return when to look again."""
         self._engine.ledger.wanted = True
         full = len(self._engine.ledger.active) >= self._most
-        if full or self._engine.stopping or self._somebody_waits():
+        if full or self._engine.stopping or self._engine.paused:
             pressure.eased = math.inf
             return math.inf
+        if self._somebody_waits():  # who may belong to a job, and so may end without ringing
+            pressure.eased = math.inf
+            return now + CALM
         pressure.eased = min(pressure.eased, now)
         if now < pressure.eased + CALM:
             return pressure.eased + CALM

@@ -21,6 +21,7 @@ class Stats:
     Attributes:
         accepted: requests taken from listeners since the server was made.
         active: requests under way.
+        completed: requests whose handler is over, well or not; a conversation is one.
         waiting: requests accepted that wait until there is room, as `Wait` has them do.
         failed: requests whose handler raised or died.
         disconnected: requests whose handler found the peer gone.
@@ -35,6 +36,7 @@ class Stats:
 
     accepted: int
     active: int
+    completed: int
     waiting: int
     failed: int
     disconnected: int
@@ -44,11 +46,6 @@ class Stats:
     dropped: int
     lost: int
     accept_errors: int
-
-    @property
-    def completed(self) -> int:
-        """Requests whose handler is over, well or not."""
-        return self.accepted - self.active - self.waiting - self.refused - self.rejected - self.dropped
 
 
 class Peers:
@@ -97,6 +94,7 @@ class Ledger:
         wanted: whether somebody waits for a slot, or for the end of all jobs.
         watched: by how many who wait for a number of requests.
         accepted: as in `Stats`, as the others are that are written by the serving thread alone.
+        opened: how many jobs there were.
         peers: who has how many, while anybody wants to know.
     """
 
@@ -105,6 +103,7 @@ class Ledger:
         self.wanted = False
         self.watched = 0
         self.accepted = 0
+        self.opened = 0
         self.accept_errors = 0
         self.refused = 0
         self.rejected = 0
@@ -145,6 +144,7 @@ class Ledger:
     def open(self, job: "Job") -> None:
         """Enter a job; it takes a slot."""
         self.active.add(job)
+        self.opened += 1
         peers = self.peers  # looked at after that: who begins to count, counts those that are active
         if peers is not None:
             peers.enter(job)
@@ -172,9 +172,11 @@ class Ledger:
         """Take the counters; those who wait, and what the kernel dropped, others count."""
         counted = ("failed", "disconnected", "timed_out")
         endings: dict[str, Any] = {name: self._endings[name] for name in counted}
+        opened, active = self.opened, len(self.active)
         return Stats(
             accepted=self.accepted,
-            active=len(self.active),
+            active=active,
+            completed=max(0, opened - active - self.refused),  # one may just have been opened
             waiting=waiting,
             refused=self.refused,
             rejected=self.rejected,

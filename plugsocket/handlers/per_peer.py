@@ -36,6 +36,7 @@ class Conversation(trio.abc.ReceiveChannel[AsyncDatagram]):
         self._idle = idle
         self._entrance, self._exit = trio.open_memory_channel[AsyncDatagram](buffer)
         self._over = False
+        self._left: list[AsyncDatagram] = []  # of those that came before it was closed
         self.closing = first.closing
         self.offer(first)
 
@@ -64,7 +65,7 @@ class Conversation(trio.abc.ReceiveChannel[AsyncDatagram]):
         with trio.move_on_after(self._idle):
             return await self._exit.receive()
         self.end()
-        raise trio.EndOfChannel
+        return await self._exit.receive()  # what came nevertheless, or the end
 
     async def send(self, data: Any) -> None:
         """Send a datagram to the peer, from the address that it wrote to. A checkpoint.
@@ -80,8 +81,9 @@ class Conversation(trio.abc.ReceiveChannel[AsyncDatagram]):
 
     async def aclose(self) -> None:
         """Receive no more, before the handler ends. Idempotent."""
-        self.end()
+        self._left += self._take_all()  # closing would forget them
         self._exit.close()
+        self.end()
         await trio.lowlevel.checkpoint()
 
     # For who brings the datagrams
@@ -113,6 +115,10 @@ class Conversation(trio.abc.ReceiveChannel[AsyncDatagram]):
     def unread(self) -> Iterator[AsyncDatagram]:
         """Give what came and was not received, when the handler is over."""
         self.end()
+        yield from self._left
+        yield from self._take_all()
+
+    def _take_all(self) -> Iterator[AsyncDatagram]:
         while self._exit.statistics().current_buffer_used:
             yield self._exit.receive_nowait()
 
