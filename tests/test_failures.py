@@ -198,3 +198,52 @@ def test_what_is_no_policy_is_refused(policy: Any, message: str) -> None:
 def test_what_is_no_kind_of_exception_is_refused(kinds: Any) -> None:
     with pytest.raises(OptionError, match="Abort: kinds must be classes of exceptions, not "):
         Abort(kinds)
+
+
+@pytest.mark.parametrize("strategy", BESIDE)
+def test_who_fails_for_being_cut_fails_no_server(strategy: str, recorder: EventRecorder) -> None:
+    def read_ten(connection: Any) -> None:
+        data = connection.socket.recv(1)
+        while len(data) < 10:
+            if not (more := connection.socket.recv(10)):
+                raise ValueError(f"{len(data)} bytes are no request")
+            data += more
+
+    server = quiet(Server(ENDPOINT, read_ten, strategy, on_failure="abort"), recorder)
+    with server.start(), client(server) as sock:
+        sock.sendall(b"three")
+        assert server.wait(connections=1, timeout=TIMEOUT)
+        server.stop(grace=0.2)  # within which it reads what there is
+    recorder.wait_for(HandlerFailed)
+    assert server.state is State.CLOSED
+    assert server.cause is None
+
+
+@pytest.mark.parametrize("strategy", ["thread", "trio"])
+def test_an_interrupt_that_a_worker_made_up_is_a_cause(strategy: str) -> None:
+    def handle(_connection: Any) -> None:
+        raise KeyboardInterrupt("made up")
+
+    server = quiet(Server(ENDPOINT, handle, strategy, on_failure="abort"))
+    server.bind()
+    with client(server), pytest.raises(KeyboardInterrupt, match="made up"):
+        server.serve_forever()
+    assert server.state is State.FAILED
+    assert str(server.cause) == "made up"
+
+
+def test_a_failure_after_one_request_is_the_cause_when_it_stops(recorder: EventRecorder) -> None:
+    go_on = threading.Event()
+
+    def handle(_connection: Any) -> None:
+        go_on.wait(TIMEOUT)
+        raise ValueError("late")
+
+    server = quiet(Server(ENDPOINT, handle, "thread", on_failure="abort"), recorder)
+    server.bind()
+    with client(server):
+        assert server.handle_request(TIMEOUT)
+        go_on.set()
+        recorder.wait_for(HandlerFailed)
+    server.stop()
+    assert (server.state, str(server.cause)) == (State.FAILED, "late")

@@ -314,7 +314,8 @@ class Engine:
             self.ledger.count_ending(failure)
             event = HandlerFailed(request.id, request.peer, url, failure, job.seconds)
             self.events.emit(event)
-            self._abort_for(event)
+            if job not in self._given_up:  # else it may have failed for being cut, by a stop that was asked for
+                self._abort_for(event)
         if not job.endpoint.datagrams and ConnectionClosed in self.events.wanted:
             received, sent, _ = job.summary()
             self.events.emit(ConnectionClosed(request.id, request.peer, url, received, sent, job.seconds))

@@ -387,7 +387,7 @@ class Server:
         except BaseException as error:
             # Ctrl-C, or cancelled: asked to end from outside, which is no failure.
             failure, _ = split_ending(error, cancelled=True)
-            self._close(engine, failure)
+            self._close(engine, error if error is engine.failure else failure)
             raise
 
     def pause(self) -> None:
@@ -510,7 +510,7 @@ class Server:
         """Drain what handle_request() left under way."""
         with self._failure_closes(engine):
             self._driver.finish(engine)
-        self._close(engine, None)
+        self._close(engine, engine.failure)
 
     def _is_inside(self) -> bool:
         """Whether waiting for the server here would be waiting for oneself."""
