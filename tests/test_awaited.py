@@ -13,14 +13,24 @@ import trio.testing
 from trio.testing import MockClock, memory_stream_pair
 
 import plugsocket
-from plugsocket import CompositionError, Deadlines, Limits, Server, State, StreamConnection, as_trio_listener
+from plugsocket import (
+    Answer,
+    CompositionError,
+    Deadlines,
+    Limits,
+    Server,
+    State,
+    StreamConnection,
+    Wait,
+    as_trio_listener,
+)
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.control import Control
 from plugsocket.core.events import AcceptFailed, AcceptRecovered, CloseFailed, ConnectionClosed, HandlerFailed
 from plugsocket.core.trio_requests import StreamOfTrio
 from plugsocket.handlers.trio_stream import HalfCloseableStreamConnection, stream_connection
 from plugsocket.testing import EventRecorder
-from tests.kit import HANDLERS
+from tests.kit import HANDLERS, TIMEOUT
 from tests.trio_kit import echo, exchange, quiet, run, tls
 
 Stream = trio.abc.Stream
@@ -38,8 +48,14 @@ class InMemory(trio.abc.Listener[Any]):
 
     async def connect(self) -> Stream:
         ours, theirs = memory_stream_pair()
-        self._send.send_nowait(theirs)
+        self.add(theirs)
         return ours
+
+    def add(self, stream: Stream) -> None:
+        self._send.send_nowait(stream)
+
+    def stop_failing(self) -> None:
+        self._errors.clear()
 
     async def accept(self) -> Any:
         stream = await self._receive.receive()
@@ -327,6 +343,64 @@ def test_a_listener_that_can_give_nothing_more_fails_the_server(error: Exception
         assert listener.closed == 1
 
     run(main)
+
+
+def test_errors_that_should_pass_and_do_not_keep_nobody_busy(recorder: EventRecorder) -> None:
+    async def main() -> None:
+        listener = InMemory(ConnectionAbortedError(errno.ECONNABORTED, "gone") for _ in range(2_000))
+        server = quiet(Server(listener, echo), recorder)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve)
+            async with await listener.connect() as stream:
+                await trio.to_thread.run_sync(recorder.wait_for, AcceptFailed)
+                assert server.stats.accept_errors < 100
+                listener.stop_failing()
+                assert await exchange(stream, b"hello") == b"hello"
+                recorder.wait_for(AcceptRecovered)
+            await server.stop_async(grace=0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("overload", [Answer(b"busy"), Wait(100, then=Answer(b"busy"))], ids=["answer", "wait"])
+def test_who_is_being_told_when_it_stops_is_closed(overload: Any) -> None:
+    """A TLS peer that does not shake hands: nothing can be told to it."""
+
+    async def main() -> None:
+        kind = Kind(open_tls, connect_tcp)
+        async with served(kind, echo, limits=Limits(max_connections=1, overload=overload)) as (_, connect):
+            one, two = await connect(), await connect()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        async with one, two:
+            with trio.fail_after(TIMEOUT):
+                for each in (one, two):
+                    assert await each.receive_some() == b""
+
+    run(main)
+
+
+def test_what_a_handler_raised_is_reported_and_not_that_closing_failed(recorder: EventRecorder) -> None:
+    async def fail(stream: Any) -> None:
+        await stream.receive_some()
+        raise ValueError("a bug")
+
+    async def main() -> None:
+        ours, theirs = memory_stream_pair()
+        theirs.send_stream.close_hook = break_off
+        listener = InMemory()
+        listener.add(theirs)
+        server = quiet(Server(listener, fail), recorder)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve)
+            await ours.send_all(b"x")
+            await trio.to_thread.run_sync(recorder.wait_for, HandlerFailed)
+            await server.stop_async(grace=0)
+
+    def break_off() -> None:
+        raise trio.BrokenResourceError("the peer is gone")
+
+    run(main)
+    assert [repr(event.error) for event in recorder.of(HandlerFailed)] == ["ValueError('a bug')"]
 
 
 def test_an_error_of_closing_is_reported(recorder: EventRecorder) -> None:

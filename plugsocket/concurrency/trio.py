@@ -76,9 +76,15 @@ class TaskRunner:
     async def _handle_and_close(self, job: Job, view: Any) -> None:
         try:
             await self._handle(view)
-        finally:
-            with trio.move_on_after(job.engine.lingering.seconds):  # which closes it at once
-                await cast("AsyncRequest", job.request).aclose()
+        except BaseException:
+            with suppress(Exception):  # what the handler raised says more than what closing raises
+                await self._close(job)
+            raise
+        await self._close(job)
+
+    async def _close(self, job: Job) -> None:
+        with trio.move_on_after(job.engine.lingering.seconds):  # which closes it at once
+            await cast("AsyncRequest", job.request).aclose()
 
     def closing_of(self, job: Job) -> AsyncCloseSignal:
         """The close signal, which all tasks of the server share."""
@@ -203,6 +209,7 @@ class TrioDriver:
             except BaseException:  # Ctrl-C; leaving the block cancels the handlers, and some may take their time
                 engine.request_stop(0.0)
                 await self._begin_drain(engine)
+                engine.admission.close()
                 engine.give_up()
                 engine.end_drain()
                 raise

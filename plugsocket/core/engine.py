@@ -58,6 +58,8 @@ class Endpoint:
         url: how people call it, with the bound address.
         datagrams: whether its requests are single messages.
         awaited: whether a task waits for it, and closes its requests: it is an `IAsyncListener`.
+        retried: how many errors that should pass came since the last request, of a listener that is awaited: it says
+            one at a time what it has.
         closed: whether the server closed it.
     """
 
@@ -66,6 +68,7 @@ class Endpoint:
     url: str
     datagrams: bool
     awaited: bool = False
+    retried: int = 0
     back_off: BackOff = attrs.field(factory=BackOff)
     closed: bool = False
 
@@ -209,13 +212,17 @@ class Engine:
                         return taken
                     request = endpoint.listener.accept()
             except BlockingIOError:
+                if failure is not None and endpoint.retried >= BATCH:
+                    self._back_off(endpoint, failure, AcceptAction.RETRY)
                 return taken
             except OSError as error:
                 failure = error
                 if not self._survive(endpoint, error):
                     return taken
+                endpoint.retried += endpoint.awaited
                 continue
             taken += 1
+            endpoint.retried = 0
             if endpoint.back_off.failing:
                 self._recover(endpoint)
             request.id = self.ledger.number()

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections import deque
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import trio
@@ -120,15 +121,16 @@ def _address_of(listener: Any) -> Address:
 
 async def _say_and_close(stream: trio.abc.Stream, last_words: bytes) -> None:
     """Send a few bytes and close a stream, in a moment or not at all."""
-    with trio.move_on_after(PATIENCE):
-        try:
+    try:
+        with trio.move_on_after(PATIENCE):
             if last_words:
                 await stream.send_all(last_words)
             await stream.aclose()
-        except Exception:  # noqa: BLE001 - nobody is served on it: that it breaks is no news
+    except Exception:  # noqa: BLE001, S110 - nobody is served on it: that it breaks is no news
+        pass
+    finally:  # also when cancelled, since the server stops
+        with suppress(Exception):
             await trio.aclose_forcefully(stream)
-            return
-    await trio.aclose_forcefully(stream)
 
 
 default_registry.register(ListenerTransport, [trio.abc.Listener], ITransport)
