@@ -65,4 +65,5 @@ def describe(stats: Stats, rate: float) -> str:
     """Say in one line what the counters are, those excepted that are zero, and how many requests come in a second."""
     counted = {name.replace("_", " "): count for name, count in attrs.asdict(stats).items() if count}
     accepted = counted.pop("accepted", 0)
+    counted.pop("completed", None)  # which the others tell
     return ", ".join([f"accepted {accepted} ({rate:.1f}/s)", *(f"{name} {count}" for name, count in counted.items())])
