@@ -5,7 +5,6 @@ import fcntl
 import os
 import socket
 import stat
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ import pytest
 
 import plugsocket
 from plugsocket import (
+    AsyncDatagram,
     BaseRequestHandler,
     Connection,
     Datagram,
@@ -23,7 +23,6 @@ from plugsocket import (
     Server,
     State,
     Sync,
-    Thread,
     UnixAddress,
     UnixDatagram,
     UnixStream,
@@ -639,8 +638,7 @@ def test_an_empty_datagram_is_a_datagram(path: Path) -> None:
 def test_listeners(transport: Any, path: Path) -> None:
     listener = transport(path).listen()
     assert not os.get_inheritable(listener.fileno())
-    assert not os.get_blocking(listener.fileno())
-    with pytest.raises(BlockingIOError):
+    with pytest.raises(BlockingIOError):  # never waits
         listener.accept()
     listener.close()
     assert listener.fileno() == -1
@@ -657,29 +655,82 @@ def test_backlog(path: Path) -> None:
         server.stop(grace=0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="says how much room there is")
-@pytest.mark.parametrize("how", ["function", "class"])
-def test_a_reply_waits_for_room(how: str, path: Path) -> None:
-    room = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1  # unix(7): of datagrams that nobody has read
-    sent: list[int] = []
+ROOM = Path("/proc/sys/net/unix/max_dgram_qlen")  # of datagrams that nobody has read (unix(7))
 
-    def handle(datagram: Datagram) -> None:
-        for number in range(room + 2):
-            datagram.reply(b"%d" % number)
-            sent.append(number)
+only_where_it_is_said = pytest.mark.skipif(not ROOM.exists(), reason="the system does not say how much room there is")
 
-    class Handler(BaseRequestHandler):
-        def handle(self) -> None:
-            for number in range(room + 2):
-                self.request[1].sendto(b"%d" % number, self.client_address)
-                sent.append(number)
 
-    server = Server(UnixDatagram(str(path)), handle if how == "function" else Handler, Thread())
-    with serving(server), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+class Talkative:
+    """Handlers of each kind that send more replies than there is room for, and count those that are sent."""
+
+    def __init__(self) -> None:
+        self.room = int(ROOM.read_text()) + 1
+        self.words = [b"%d" % number for number in range(self.room + 2)]
+        self.sent = 0
+
+    def function(self, datagram: Datagram) -> None:
+        for word in self.words:
+            datagram.reply(word)
+            self.sent += 1
+
+    async def task(self, datagram: AsyncDatagram) -> None:
+        for word in self.words:
+            await datagram.reply(word)
+            self.sent += 1
+
+    def handler_class(self) -> type[BaseRequestHandler]:
+        talkative = self
+
+        class Handler(BaseRequestHandler):
+            def handle(self) -> None:
+                for word in talkative.words:
+                    self.request[1].sendto(word, self.client_address)
+                    talkative.sent += 1
+
+        return Handler
+
+    def handlers(self) -> dict[str, tuple[Any, str]]:
+        return {
+            "function": (self.function, "thread"),
+            "class": (self.handler_class(), "thread"),
+            "task": (self.task, "trio"),
+        }
+
+
+@contextmanager
+def listener_of_replies() -> Iterator[socket.socket]:
+    """A client that is not connected: from the peer of a connected one, any number of datagrams may wait."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(TIMEOUT)
         sock.bind("")
-        sock.sendto(b"go on", str(path))  # not connected: from the peer of a connected one, any number may wait
-        until(lambda: len(sent) >= room)
-        for number in range(room + 2):
-            assert sock.recv(100) == b"%d" % number
-    assert server.stats.failed == 0
+        yield sock
+
+
+@only_where_it_is_said
+@pytest.mark.parametrize("how", ["function", "class", "task"])
+def test_a_reply_waits_for_room(how: str, path: Path) -> None:
+    """Several that wait do not disturb each other, nor who reads."""
+    talkative = Talkative()
+    handler, strategy = talkative.handlers()[how]
+    with serving(Server(UnixDatagram(str(path)), handler, strategy)) as server:
+        with listener_of_replies() as one, listener_of_replies() as two:
+            for sock in (one, two):
+                sock.sendto(b"go on", str(path))
+            until(lambda: talkative.sent >= 2 * talkative.room)
+            for sock in (two, one):
+                assert [sock.recv(100) for _ in talkative.words] == talkative.words
+        assert server.wait(connections=0, timeout=TIMEOUT)
+        assert server.stats.failed == 0
+
+
+@only_where_it_is_said
+@pytest.mark.parametrize("how", ["function", "class", "task"])
+def test_a_reply_that_waits_for_room_is_cut(how: str, path: Path) -> None:
+    talkative = Talkative()
+    handler, strategy = talkative.handlers()[how]
+    with serving(Server(UnixDatagram(str(path)), handler, strategy)) as server, listener_of_replies() as sock:
+        sock.sendto(b"go on", str(path))
+        until(lambda: talkative.sent >= talkative.room)
+        report = server.stop(grace=0)
+        assert len(report.cut) == 1
+        assert report.finished

@@ -56,8 +56,7 @@ class PeerRunner(TaskRunner):
             if self._conversations.get(key) is conversation:  # else the peer began another one
                 del self._conversations[key]
             for datagram in conversation.unread():
-                if datagram.request is not job.request:  # which has a handler, whether it read or not
-                    job.engine.admission.drop(job.endpoint, datagram.request, "unread")
+                job.engine.admission.drop(job.endpoint, datagram.request, "unread")
 
 
 def _key(endpoint: Endpoint, request: Any) -> Hashable:

@@ -185,10 +185,19 @@ class IDatagramRequest(IRequest):
     local = Attribute("The address of the listener, as handlers see it.")
     truncated = Attribute("bool: whether the end of it is missing.")
     conversation = Attribute("Hashable: the same for what one sender sends to one address.")
-    listener = Attribute("What has the sockets that a reply leaves through: `socket` and `reply_socket`.")
+    listener = Attribute("What has the `socket` that a reply leaves through.")
 
-    def send(sock: Any, data: Any) -> None:
-        """Send a datagram to the sender, through one of the listener's sockets."""
+    def send(data: Any, flags: int = 0) -> None:
+        """Send a datagram to the sender, from the address that it wrote to.
+
+        Args:
+            data: a bytes-like object.
+            flags: as for send(2); `MSG_DONTWAIT` for a task, which must not wait here for room.
+
+        Raises:
+            BlockingIOError: it was not to wait, and there is no room.
+            OSError: the system refuses.
+        """
 
 
 # Strategies: how requests run beside each other.

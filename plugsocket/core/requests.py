@@ -169,12 +169,7 @@ class DatagramSender(Protocol):
 
     @property
     def socket(self) -> Socket:
-        """The listener's own socket, which is non-blocking."""
-        ...
-
-    @property
-    def reply_socket(self) -> Socket:
-        """A copy of the socket that behaves as a blocking one; the listener owns it."""
+        """The listener's socket, which waits for room when it sends, unless it is told not to (`MSG_DONTWAIT`)."""
         ...
 
     @property
@@ -183,7 +178,7 @@ class DatagramSender(Protocol):
         ...
 
     def release(self, request: Any) -> None:
-        """Take note that the request needs the sockets no more. Idempotent, callable from any thread."""
+        """Take note that the request needs the socket no more. Idempotent, callable from any thread."""
         ...
 
 
@@ -243,21 +238,21 @@ class DatagramRequest:
         """Who sent it, and what address it was sent to, where a reply says so."""
         return (self.raw, tuple(self.source))
 
-    def send(self, sock: Socket, data: Any) -> None:
-        """Send a datagram to the sender, through one of the listener's sockets."""
+    def send(self, data: Any, flags: int = 0) -> None:
+        """Send a datagram to the sender; see `IDatagramRequest`."""
         if self.source:
-            sock.sendmsg([data], self.source, 0, self.raw)
+            self.listener.socket.sendmsg([data], self.source, flags, self.raw)
         else:
-            sock.sendto(data, self.raw)
+            self.listener.socket.sendto(data, flags, self.raw)
 
     def filenos(self) -> Collection[int]:
-        """Return the descriptors that a reply leaves through."""
-        return (self.listener.socket.fileno(), self.listener.reply_socket.fileno())
+        """Return the descriptor that a reply leaves through."""
+        return (self.listener.socket.fileno(),)
 
     def cut(self) -> None:
         """Wake a reply that waits for room: nobody waits for more of a datagram. It is cut for every request."""
-        _shutdown(self.listener.reply_socket, socket.SHUT_RDWR)
+        _shutdown(self.listener.socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give up the way back: the sockets are the listener's, which keeps them for its requests."""
+        """Give up the way back: the socket is the listener's, which keeps it for its requests."""
         self.listener.release(self)

@@ -143,7 +143,7 @@ class DatagramRequestHandler(BaseRequestHandler):
         if not reply or not self._handled:
             return
         if isinstance(self.request, _DatagramAndSocket) and self.request.request.raw:
-            self.request.request.send(self.socket, reply)
+            self.request.request.send(reply)
         else:
             self.socket.sendto(reply, self.client_address)
 
@@ -155,7 +155,7 @@ def stream_arguments(request: StreamRequest, closing: CloseSignal) -> tuple[Any,
 
 def datagram_arguments(request: DatagramRequest, closing: CloseSignal) -> tuple[Any, Any]:  # noqa: ARG001 - the form of a view
     """Make the first two arguments of a request handler class from a datagram."""
-    pair = _DatagramAndSocket(request) if request.source else (request.payload, request.listener.reply_socket)
+    pair = _DatagramAndSocket(request) if request.source else (request.payload, request.listener.socket)
     # The address as the kernel gave it, which is what `sendto` on this socket takes, whatever its family shows.
     return pair, request.raw or request.peer
 
@@ -166,6 +166,6 @@ class _DatagramAndSocket(tuple[bytes, Socket]):
     request: DatagramRequest
 
     def __new__(cls, request: DatagramRequest) -> Self:
-        pair = super().__new__(cls, (request.payload, request.listener.reply_socket))
+        pair = super().__new__(cls, (request.payload, request.listener.socket))
         pair.request = request
         return pair

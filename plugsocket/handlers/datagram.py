@@ -1,6 +1,7 @@
 """A datagram as handlers see it, blocking and async."""
 
 import socket
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import trio
@@ -11,6 +12,10 @@ from plugsocket.core.errors import ReplyError
 from plugsocket.core.requests import DatagramRequest
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
+
+DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # send(2); Windows has none
+FIRST_PAUSE = 0.001  # seconds before a reply for which there was no room is tried again; each is twice as long
+LONGEST_PAUSE = 0.1
 
 
 class _Datagram:
@@ -43,10 +48,10 @@ class _Datagram:
         """What the datagram came as."""
         return self._request
 
-    def _send(self, sock: Socket, data: Any) -> None:
+    def _send(self, data: Any, flags: int = 0) -> None:
         if not self._request.raw:
             raise ReplyError("the sender has no address to reply to: it did not bind its socket")
-        self._request.send(sock, data)
+        self._request.send(data, flags)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.data)} bytes from {self.peer}>"
@@ -71,7 +76,7 @@ class AsyncDatagram(_Datagram):
         self.closing = closing
 
     async def reply(self, data: Any) -> None:
-        """Send a datagram back to the sender, from the address that it wrote to. A checkpoint.
+        """Send a datagram back to the sender, from the address that it wrote to. A checkpoint; may wait for room.
 
         Args:
             data: a bytes-like object.
@@ -80,23 +85,23 @@ class AsyncDatagram(_Datagram):
             ReplyError: the sender has no address.
             OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
         """
-        sock = self._request.listener.socket
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            self._send(sock, data)
+            self._send(data, DONT_WAIT)
         except BlockingIOError:
-            await self._send_later(sock, data)
+            await self._send_later(data)
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def _send_later(self, sock: Socket, data: Any) -> None:
+    async def _send_later(self, data: Any) -> None:
+        """Send once there is room; nothing tells when: an unconnected Unix socket is writable always (unix(7))."""
+        pause = FIRST_PAUSE
         while True:
-            await trio.lowlevel.wait_writable(sock)
-            try:
-                self._send(sock, data)
-            except BlockingIOError:
-                continue
-            return
+            await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            with suppress(BlockingIOError):
+                self._send(data, DONT_WAIT)
+                return
 
 
 class Datagram(_Datagram):
@@ -117,7 +122,7 @@ class Datagram(_Datagram):
     @property
     def socket(self) -> Socket:
         """The socket that replies leave through; the server owns it."""
-        return self._request.listener.reply_socket
+        return self._request.listener.socket
 
     def reply(self, data: Any) -> None:
         """Send a datagram back to the sender, from the address that it wrote to; may wait for room in the send buffer.
@@ -129,7 +134,7 @@ class Datagram(_Datagram):
             ReplyError: the sender has no address.
             OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
         """
-        self._send(self.socket, data)
+        self._send(data)
 
     def to_async(self) -> AsyncDatagram:
         """Return the same datagram for an async handler."""

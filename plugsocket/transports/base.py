@@ -14,7 +14,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from plugsocket.core.addresses import Address, address_of, display
+from plugsocket.core.addresses import Address, address_of
 from plugsocket.core.interfaces import IDatagramListener, IDatagramTransport, IListener, IStreamTransport
 from plugsocket.core.options import Options
 from plugsocket.core.requests import AncillaryData, DatagramRequest, StreamRequest
@@ -29,7 +29,8 @@ ANCILLARY = 256  # bytes for the ancillary data of one message; a packet's infor
 SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h of Linux; Python has no name for it
 MEMINFO = struct.Struct("9I")  # SK_MEMINFO_VARS counters
 MEMINFO_DROPS = 8  # SK_MEMINFO_DROPS in include/uapi/linux/sock_diag.h
-PATIENT = 3600.0  # seconds; long enough to behave as blocking, see ReplySocket
+DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # recv(2); Windows has none
+LOOK_UP = struct.pack("@ll", 0, 50_000)  # a timeval of 50 ms: how often a reply without room looks whether it was cut
 
 
 def open_socket(
@@ -132,44 +133,44 @@ class StreamListener(SocketListener):
         return StreamRequest(sock, raw, self._family)
 
 
-class ReplySocket(socket.socket):
-    """A copy of a datagram socket that behaves as a blocking one, while the other stays non-blocking.
+class DatagramSocket(socket.socket):
+    """A socket for datagrams that waits for room when it sends.
 
-    The system keeps that for all copies together. A copy with a long time-out waits all the same, since Python then
-    does the waiting: before each attempt, so that the first one is left to the other socket.
-
-    Args:
-        sock: the other one, non-blocking; it stays its owner's.
+    The system does the waiting, and gives up now and then (SO_SNDTIMEO, socket(7)), since shutting a socket down does
+    not wake who waits for the peer of a Unix socket to read.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock.family, sock.type, sock.proto, socket.dup(sock.fileno()))
-        self.settimeout(PATIENT)
-        self._at_once = sock
-
-    def sendto(self, *arguments: Any) -> int:
+    def sendto(self, data: Any, *arguments: Any) -> int:
         """Send a datagram, as `socket.sendto` does."""
-        try:
-            return self._at_once.sendto(*arguments)
-        except BlockingIOError:
-            return super().sendto(*arguments)
+        while True:
+            try:
+                return super().sendto(data, *arguments)
+            except BlockingIOError:
+                if len(arguments) > 1 and arguments[0] & DONT_WAIT:
+                    raise
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
+        """Send a datagram, as `socket.sendmsg` does."""
+        while True:
+            try:
+                return super().sendmsg(buffers, ancdata, flags, address)
+            except BlockingIOError:
+                if flags & DONT_WAIT:
+                    raise
 
 
 @implementer(IDatagramListener)
 class DatagramListener(SocketListener):
     """A bound datagram socket, whose requests are messages.
 
-    Requests that are under way when it is closed can still be answered: the sockets close with the last of them.
+    Requests that are under way when it is closed can still be answered: the socket closes with the last of them.
 
     Args:
-        sock: bound, and listening if it takes connections; the listener owns it, and makes it non-blocking.
+        sock: bound; the listener takes its descriptor over.
         on_close: as for every listener.
         max_datagram: bytes of a message that are kept; of a longer one the rest is lost, and it says so.
         source_of: for a socket that receives for several addresses: makes, of the ancillary data of a message, those
             with which a reply leaves from the address that was written to.
-
-    Attributes:
-        reply_socket: a copy of the socket that behaves as a blocking one; the listener owns it.
     """
 
     def __init__(
@@ -180,7 +181,9 @@ class DatagramListener(SocketListener):
         max_datagram: int = MAX_DATAGRAM,
         source_of: Callable[[list[AncillaryData]], Collection[AncillaryData]] | None = None,
     ) -> None:
-        super().__init__(sock, on_close)
+        super().__init__(DatagramSocket(sock.family, sock.type, sock.proto, sock.detach()), on_close)
+        self.socket.setblocking(True)  # for replies; receiving is told not to wait
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, LOOK_UP)
         # One byte more shows that there was more. One buffer for all: a new one each time takes longer than receiving.
         self._buffer = bytearray(max_datagram + 1)
         self._kept = memoryview(self._buffer)[:max_datagram]
@@ -188,11 +191,6 @@ class DatagramListener(SocketListener):
         self._closed = False
         self._lost = 0
         self._answerable: set[DatagramRequest] = set()
-        try:
-            self.reply_socket: socket.socket = ReplySocket(sock)
-        except OSError as error:
-            super().close()
-            raise named(error, display(self.address)) from error
 
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 once closed."""
@@ -204,9 +202,9 @@ class DatagramListener(SocketListener):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         source: Collection[AncillaryData] = ()
         if self._source_of is None:
-            size, raw = self.socket.recvfrom_into(self._buffer)
+            size, raw = self.socket.recvfrom_into(self._buffer, 0, DONT_WAIT)
         else:
-            size, ancillary, _, raw = self.socket.recvmsg_into([self._buffer], ANCILLARY)
+            size, ancillary, _, raw = self.socket.recvmsg_into([self._buffer], ANCILLARY, DONT_WAIT)
             source = self._source_of(ancillary)
         kept = self._kept
         request = DatagramRequest(kept[:size].tobytes(), raw, size > len(kept), self, self._family, source)
@@ -223,23 +221,22 @@ class DatagramListener(SocketListener):
         return self._lost
 
     def release(self, request: DatagramRequest) -> None:
-        """Take note that the request needs the sockets no more; the last one closes them if the listener is closed."""
+        """Take note that the request needs the socket no more; the last one closes it if the listener is closed."""
         self._answerable.discard(request)
         if self._closed and not self._answerable:
-            self._close_sockets()
+            self._close_socket()
 
     def close(self) -> None:
-        """Take no more messages; the sockets are closed, now or with the last request; see `SocketListener`."""
+        """Take no more messages; the socket is closed, now or with the last request; see `SocketListener`."""
         self._closed = True
         try:
             self._clean_up()
         finally:
             if not self._answerable:
-                self._close_sockets()
+                self._close_socket()
 
-    def _close_sockets(self) -> None:
+    def _close_socket(self) -> None:
         self._lost = self.lost  # which nobody can ask for afterwards
-        self.reply_socket.close()
         self.socket.close()
 
 
