@@ -33,7 +33,8 @@ class OverTLS:
                 await stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError):
             return  # somebody who speaks no TLS, or says nothing
-        await self._handle(stream)
+        async with stream:  # whose end TLS tells the client, too
+            await self._handle(stream)
 
 
 async def shout(stream: Stream) -> None:

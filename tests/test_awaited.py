@@ -1,6 +1,7 @@
 """Listeners of trio as transports: trio's own, TLS, and some in memory, with all that a server adds."""
 
 import errno
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -293,6 +294,43 @@ def test_deadlines_hold(recorder: EventRecorder) -> None:
     assert reasons == ["first_byte", "idle", "request"]
 
 
+@pytest.mark.parametrize("what", ["room", "end"])
+def test_deadlines_hold_for_whatever_waits(what: str, recorder: EventRecorder) -> None:
+    """A client that does not begin its handshake holds up everything that would come after it."""
+
+    async def handle(stream: StreamConnection) -> None:
+        if what == "room":
+            await stream.wait_send_all_might_not_block()
+        await stream.aclose()
+
+    async def main() -> None:
+        async with served(KINDS["tls"], handle, recorder, deadlines=Deadlines(request=3.0, linger=2.0)) as (server, _):
+            began = trio.current_time()
+            async with await trio.open_tcp_stream(*server.addresses[0]) as stream:
+                assert await stream.receive_some() == b""
+                assert trio.current_time() <= began + 5.0
+
+    run(main, clock=MockClock(autojump_threshold=0.01))
+
+
+def test_a_bind_that_fails_leaves_the_listener_to_its_owner() -> None:
+    async def main() -> None:
+        listener = await open_tcp()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            server = Server([listener, f"tcp://127.0.0.1:{taken.getsockname()[1]}"], echo)
+            with pytest.raises(OSError, match="cannot listen on"):
+                server.bind()  # in a trio program, too
+            assert server.state is State.NEW
+        async with trio.open_nursery() as nursery:
+            await nursery.start(quiet(server).serve)
+            async with await connect_tcp(server, listener) as stream:
+                assert await exchange(stream, b"hello") == b"hello"
+            await server.stop_async()
+
+    run(main)
+
+
 def test_what_went_over_it_is_counted() -> None:
     closed: list[ConnectionClosed] = []
 
@@ -468,10 +506,11 @@ def test_blocking_code_is_refused() -> None:
     listener = InMemory()
     for strategy in ("sync", "thread", "fork"):
         with pytest.raises(CompositionError, match=r"gives streams of a trio program, and .* use Trio\(\)"):
-            Server(listener, HANDLERS["function"], strategy)
+            Server(listener, echo, strategy)
     for handler in ("function", "class", "own_loop"):
-        with pytest.raises(CompositionError, match=r"blocks, and .* which only async functions can use"):
-            Server(listener, HANDLERS[handler], "trio")
+        for chosen in (None, "thread", "trio"):
+            with pytest.raises(CompositionError, match=r"blocks, and .* which only async functions can use"):
+                Server(listener, HANDLERS[handler], chosen)
     with pytest.raises(CompositionError, match="is a listener of trio already"):
         trio.run(as_trio_listener, listener)
 

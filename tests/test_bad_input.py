@@ -562,16 +562,10 @@ def test_addresses_that_are_not_there(endpoint: str, number: int, tmp_path: Path
     assert caught.value.errno == number
 
 
-@pytest.mark.parametrize("endpoint", ["udp://127.0.0.1:0", "unixgram://{folder}/a.sock"])
-def test_out_of_descriptors_for_replies(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dup(sock: socket.socket) -> Any:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(socket.socket, "dup", dup)
-    with pytest.raises(OSError, match=r"cannot listen on .*: Too many open files") as caught:
-        plugsocket.transport(endpoint.format(folder=tmp_path)).listen()
-    assert caught.value.errno == errno.EMFILE
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("subscriber", [5, None, async_function])
+def test_what_is_no_subscriber(subscriber: Any) -> None:
+    with pytest.raises(TypeError, match=r"^a subscriber must be a plain function of an event, not "):
+        Server(ENDPOINT, function).subscribe(subscriber)
 
 
 def test_what_failed_to_bind_says_so_when_asked_for_more() -> None:

@@ -17,6 +17,8 @@ from tests.trio_kit import echo, quiet, run
 
 ENDPOINT = "tcp://127.0.0.1:0"
 
+REFUSED = "on_failure must be a failure policy, which provides IFailurePolicy, or its string, such as 'abort', not"
+
 everywhere = pytest.mark.parametrize(("strategy", "handler"), COMPOSING)
 BESIDE = [name for name in strategy_names() if name != "sync"]
 
@@ -134,6 +136,50 @@ def test_a_peer_that_is_gone_and_a_deadline_end_no_server(recorder: EventRecorde
         assert server.state is State.SERVING
 
 
+@pytest.mark.parametrize(
+    ("policy", "state"),
+    [
+        (Abort(ConnectionRefusedError), State.FAILED),
+        (Abort(OSError), State.SERVING),
+        (Abort([ConnectionError, OSError]), State.FAILED),
+    ],
+    ids=str,
+)
+def test_it_can_be_told_that_a_peer_that_is_gone_is_a_failure(
+    policy: Abort, state: State, recorder: EventRecorder
+) -> None:
+    """Such as that of a connection of the handler's own."""
+
+    def handle(_connection: Any) -> None:
+        raise ConnectionRefusedError("the database is gone")
+
+    server = quiet(Server(ENDPOINT, handle, on_failure=policy), recorder)
+    with server.start(), client(server) as sock:
+        assert sock.recv(1) == b""
+        recorder.wait_for(HandlerFailed)
+        assert server.wait(state=state, timeout=0 if state is State.SERVING else TIMEOUT) or server.state is state
+
+
+@pytest.mark.parametrize("policy", [Abort(), Abort(BaseException)], ids=str)
+def test_a_cancellation_that_a_handler_made_up_ends_no_server(policy: Abort, recorder: EventRecorder) -> None:
+    async def fail(_stream: Any) -> None:
+        kept: list[BaseException] = []
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled as error:
+                kept.append(error)
+                raise
+        raise kept[0]
+
+    server = quiet(Server(ENDPOINT, fail, on_failure=policy), recorder)
+    with server.start(), client(server) as sock:
+        assert sock.recv(1) == b""
+        recorder.wait_for(HandlerFailed)
+        assert server.state is State.SERVING
+
+
 def test_serve_raises_it_plainly_and_takes_the_nursery_down() -> None:
     """As trio.serve_tcp would, but for its groups around groups."""
 
@@ -184,8 +230,8 @@ def test_a_policy_that_raises_is_reported_and_ends_nothing(recorder: EventRecord
     [
         ("abrot", "there is no failure policy 'abrot'; did you mean 'abort'?"),
         ("abort?kinds=ValueError", "Abort: kinds cannot be given as text, only as an argument"),
-        (Abort, "on_failure must be a failure policy or its string, such as 'abort', not <class"),
-        (42, "on_failure must be a failure policy or its string, such as 'abort', not 42"),
+        (Abort, f"{REFUSED} <class"),
+        (42, f"{REFUSED} 42"),
     ],
 )
 def test_what_is_no_policy_is_refused(policy: Any, message: str) -> None:
@@ -224,7 +270,7 @@ def test_an_interrupt_that_a_worker_made_up_is_a_cause(strategy: str) -> None:
     def handle(_connection: Any) -> None:
         raise KeyboardInterrupt("made up")
 
-    server = quiet(Server(ENDPOINT, handle, strategy, on_failure="abort"))
+    server = quiet(Server(ENDPOINT, handle, strategy, on_failure=Abort(BaseException)))
     server.bind()
     with client(server), pytest.raises(KeyboardInterrupt, match="made up"):
         server.serve_forever()

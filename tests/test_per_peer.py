@@ -528,7 +528,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(CompositionError, match="the handler must be callable, not 42"):
         per_peer(42)  # type: ignore[arg-type]
     for idle in (-1, "long", True):
-        with pytest.raises(OptionError, match=r"per_peer: idle must be a number of seconds, .* or None, not "):
+        with pytest.raises(OptionError, match=r"PerPeer: idle must be a number of seconds, .* or None, not "):
             per_peer(count, idle=idle)  # type: ignore[arg-type]
     for buffer in (0, 1.5, None):
         with pytest.raises(OptionError, match="buffer must be a whole number of at least 1, not "):

@@ -138,7 +138,16 @@ def test_misses_say_what_does_not_fit_and_what_would() -> None:
         "(IAsyncTransport, IAsyncHandler) -> plugsocket.handlers.trio_stream.stream_connection; "
     )
     with pytest.raises(CompositionError) as caught:
-        Server(ENDPOINT, function, Someday())
+        Server("tcp://127.0.0.1:0?keepalive=no", function, Someday())
+    assert str(caught.value).endswith(
+        " is not served by Someday(): no IDriver is registered for the pair; registered: "
+        "(ITransport, IBlockingStrategy) -> plugsocket.concurrency.selector.SelectorDriver; "
+        "(ITransport, ITrioStrategy) -> plugsocket.concurrency.trio.TrioDriver"
+    )
+    registry = Registry("mine", bases=(default_registry,))
+    registry.register(SelectorDriver, (ITransport, Someday), IDriver)
+    with pytest.raises(CompositionError) as caught:
+        Server(ENDPOINT, function, Someday(), registry=registry)
     assert str(caught.value) == (
         "function does not run under Someday(): no IRunner is registered for the pair; registered: "
         "(IAsyncHandler, ITrioStrategy) -> plugsocket.concurrency.trio.TaskRunner; "

@@ -78,13 +78,9 @@ class TaskRunner:
             await self._handle(view)
         except BaseException:
             with suppress(Exception):  # what the handler raised says more than what closing raises
-                await self._close(job)
+                await cast("AsyncRequest", job.request).aclose()
             raise
-        await self._close(job)
-
-    async def _close(self, job: Job) -> None:
-        with trio.move_on_after(job.engine.lingering.seconds):  # which closes it at once
-            await cast("AsyncRequest", job.request).aclose()
+        await cast("AsyncRequest", job.request).aclose()
 
     def closing_of(self, job: Job) -> AsyncCloseSignal:
         """The close signal, which all tasks of the server share."""

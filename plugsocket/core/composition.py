@@ -82,12 +82,12 @@ def compose(endpoints: Endpoints, handler: Handler, strategy: str | Strategy | N
         raise CompositionError(
             f"the strategy must be a string or provide IBlockingStrategy or ITrioStrategy, not {_shown(chosen)}"
         )
-    runner = _runner(spec, chosen, registry)
+    views = [_view(transport, spec, registry) for transport in transports]
     drivers = [_driver(transport, chosen, registry) for transport in transports]
     if len({choice.chosen.factory for choice in drivers}) > 1:
         pairs = ", ".join(f"{t.scheme}: {c.chosen.source}" for t, c in zip(transports, drivers, strict=True))
         raise CompositionError(f"these transports need different drivers under {chosen!r} ({pairs}); use a server each")
-    views = [_view(transport, spec, registry) for transport in transports]
+    runner = _runner(spec, chosen, registry)
     return Composition(
         transports,
         spec,

@@ -33,6 +33,7 @@ from plugsocket.core.job import Job
 from plugsocket.core.ledger import Ledger
 from plugsocket.core.lingering import Lingering
 from plugsocket.core.protocols import (
+    AsyncRequest,
     DatagramListener,
     FailurePolicy,
     Listener,
@@ -241,6 +242,8 @@ class Engine:
         else:
             if IStreamRequest.providedBy(request):
                 cast("StreamRequest", request).linger = self.lingering.take
+            elif endpoint.awaited:
+                cast("AsyncRequest", request).patience = self.lingering.seconds
             if self._deadlines is not None and job.traffic is not None:
                 job.traffic.limit(self._deadlines)
             if ConnectionOpened in self.events.wanted:

@@ -3,15 +3,19 @@
 from typing import Any, cast
 
 import attrs
+import trio
 from zope.interface import implementer
 
-from plugsocket.core.endings import deadline_of, is_disconnection, leaves
-from plugsocket.core.errors import OptionError
+from plugsocket.core.endings import leaves
+from plugsocket.core.errors import DeadlineError, OptionError
 from plugsocket.core.events import HandlerFailed
 from plugsocket.core.interfaces import IFailurePolicy
 from plugsocket.core.options import Options, wrong
 from plugsocket.core.protocols import FailurePolicy
 from plugsocket.core.specs import named
+
+THE_PEERS = (ConnectionError, trio.BrokenResourceError, DeadlineError)
+"""What handlers raise when it is the peer that is gone, or takes too long."""
 
 
 @implementer(IFailurePolicy)
@@ -30,7 +34,7 @@ def _kinds(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None
 
 
 def _tuple(kinds: Any) -> Any:
-    return kinds if isinstance(kinds, tuple) else (kinds,)
+    return tuple(kinds) if isinstance(kinds, tuple | list) else (kinds,)
 
 
 @implementer(IFailurePolicy)
@@ -38,21 +42,24 @@ def _tuple(kinds: Any) -> Any:
 class Abort(Options):
     """A failure ends the server, as it does under `trio.serve_tcp`: what else is under way is cut.
 
-    A peer that is gone, and a deadline that is over, are no failures of the handler, and end nothing else.
+    A peer that is gone (`ConnectionError`, `trio.BrokenResourceError`) and a deadline that is over are no failures of
+    the handler, and end nothing else, unless their own classes, or classes derived from those, are given.
 
     Attributes:
-        kinds: a class of exceptions, or a tuple of them: any other failure ends its own request alone. Of a group of
-            exceptions, one is enough. From a forked child a `ChildError` comes, whatever was raised there.
+        kinds: a class of exceptions, or several in a tuple or list: any other failure ends its own request alone. Of a
+            group of exceptions, one is enough. From a forked child a `ChildError` comes, whatever was raised there.
     """
 
-    kinds: tuple[type[BaseException], ...] = attrs.field(default=BaseException, converter=_tuple, validator=_kinds)
+    kinds: tuple[type[BaseException], ...] = attrs.field(default=Exception, converter=_tuple, validator=_kinds)
 
     def aborts(self, failure: HandlerFailed) -> bool:
         """Return whether it is of these kinds; see `IFailurePolicy`."""
-        error = failure.error
-        if is_disconnection(error) or deadline_of(error) is not None:
-            return False
-        return any(isinstance(each, self.kinds) for each in leaves(error))
+        named = tuple(kind for kind in self.kinds if issubclass(kind, THE_PEERS))
+        return any(
+            isinstance(each, named if isinstance(each, THE_PEERS) else self.kinds)
+            for each in leaves(failure.error)
+            if not isinstance(each, trio.Cancelled)  # which would cancel whoever serves, when it is raised there
+        )
 
 
 POLICIES: dict[str, Any] = {"isolate": Isolate, "abort": Abort}
@@ -67,5 +74,8 @@ def failure_policy(spec: str | FailurePolicy) -> FailurePolicy:
     """
     policy = named("failure policy", spec, POLICIES) if isinstance(spec, str) else spec
     if not IFailurePolicy.providedBy(policy):
-        raise OptionError(f"on_failure must be a failure policy or its string, such as 'abort', not {policy!r}")
+        raise OptionError(
+            "on_failure must be a failure policy, which provides IFailurePolicy, or its string, such as 'abort', "
+            f"not {policy!r}"
+        )
     return cast("FailurePolicy", policy)

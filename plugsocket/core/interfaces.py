@@ -140,8 +140,10 @@ class IConnectionRequest(IRequest):
 class IAsyncRequest(IConnectionRequest):
     """A connection that is a trio stream."""
 
+    patience = Attribute("float: seconds that closing may take; the server sets it.")
+
     async def aclose() -> None:
-        """Close the stream as it should be closed, which may take time; at once when cancelled. Idempotent."""
+        """Close the stream as it should be closed, within `patience`; at once when cancelled. Idempotent."""
 
     def close_after(last_words: bytes) -> None:
         """Have a few bytes sent and the stream closed, without waiting for that."""

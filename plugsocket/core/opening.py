@@ -33,14 +33,16 @@ def open_engine(
         The engine; the caller closes it.
 
     Raises:
-        OSError: an endpoint cannot be opened; those that were open are closed again.
+        OSError: an endpoint cannot be opened; those that were opened here are closed again.
     """
     with ExitStack() as undo:
         endpoints = []
         for transport, view in zip(composition.transports, composition.views, strict=True):
             listener = transport.listen()
-            undo.callback(listener.close)
-            url, awaited = url_of(transport, listener.address), IAsyncListener.providedBy(listener)
+            awaited = IAsyncListener.providedBy(listener)
+            if not awaited:  # else somebody else opened it, who keeps it unless all goes well
+                undo.callback(listener.close)
+            url = url_of(transport, listener.address)
             endpoints.append(Endpoint(listener, view, url, is_datagram(transport), awaited))
         runner = composition.runner(composition.handler, composition.strategy)
         name = composition.handler.name

@@ -40,6 +40,8 @@ class ConnectionRequest(Request, Protocol):
 class AsyncRequest(ConnectionRequest, Protocol):
     """Twin of `IAsyncRequest`."""
 
+    patience: float
+
     async def aclose(self) -> None: ...
     def close_after(self, last_words: bytes) -> None: ...
 

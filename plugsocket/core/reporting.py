@@ -3,6 +3,7 @@
 Nothing is logged where it happens. `log_events` is attached to every server at first, and can be taken off.
 """
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -102,6 +103,8 @@ class Events:
 
     def subscribe(self, subscriber: Subscriber, *kinds: type[Event]) -> None:
         """Call `subscriber(event)` from now on for events of these kinds; see `Server.subscribe`."""
+        if not callable(subscriber) or inspect.iscoroutinefunction(subscriber):
+            raise TypeError(f"a subscriber must be a plain function of an event, not {subscriber!r}")
         for kind in kinds:
             if kind not in KINDS:
                 raise TypeError(

@@ -176,7 +176,7 @@ class Server:
             kinds: classes of `plugsocket.core.events`, for events of these kinds alone; without, for all.
 
         Raises:
-            TypeError: one is no kind of event.
+            TypeError: one is no kind of event, or the subscriber is no plain function.
         """
         self._events.subscribe(subscriber, *kinds)
 
@@ -285,6 +285,7 @@ class Server:
             CompositionError: the strategy is not one for trio.
             LifecycleError: the server serves already, or is over.
             OSError: it could not bind, or a listener failed for good.
+            BaseException: what a handler raised, if `on_failure` says that it ends the server.
         """
         if not ITrioDriver.providedBy(self._driver):
             raise CompositionError(f"serve() runs trio tasks, which {self.strategy!r} does not; use Trio(), or start()")
@@ -455,7 +456,7 @@ class Server:
         await trio.lowlevel.checkpoint()
         grace = self._terms.grace if grace is None else _checked_grace(grace)
         while self._lifecycle.is_held_elsewhere():  # it may be binding, which the other tasks are not to wait for
-            await trio.to_thread.run_sync(self._lifecycle.wait_released)
+            await trio.to_thread.run_sync(self._lifecycle.wait_released, abandon_on_cancel=True)
         report = self._ask_to_stop(grace)
         if report is not None:
             return report

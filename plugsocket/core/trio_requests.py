@@ -24,15 +24,17 @@ class StreamOfTrio:
     Attributes:
         id: its number, which the server gives it.
         traffic: the account of what goes over it.
+        patience: seconds that closing it may take, which the server sets.
         idle: what the handler waits in for a request to begin; `None` while it does not.
     """
 
-    __slots__ = ("_closed", "_dismiss", "id", "idle", "local", "payload", "peer", "traffic")
+    __slots__ = ("_closed", "_dismiss", "id", "idle", "local", "patience", "payload", "peer", "traffic")
 
     def __init__(self, payload: trio.abc.Stream, dismiss: Callable[[trio.abc.Stream, bytes], None]) -> None:
         self.payload = payload
         self.id = 0
         self.traffic = Traffic()
+        self.patience = 0.0
         self.idle: trio.CancelScope | None = None
         # Now, since a stream that is closed has forgotten them.
         self.peer = name_behind(payload, "getpeername")
@@ -61,7 +63,8 @@ class StreamOfTrio:
     async def aclose(self) -> None:
         """Close the stream; see `IAsyncRequest`."""
         self._closed = True
-        await self.payload.aclose()
+        with trio.move_on_after(self.patience):  # which closes it at once
+            await self.payload.aclose()
 
     def close(self) -> None:
         """Have the stream closed, without waiting for that. Idempotent."""

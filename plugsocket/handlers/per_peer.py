@@ -8,10 +8,10 @@ import trio
 from zope.interface import implementer
 
 from plugsocket.core.addresses import Address
-from plugsocket.core.errors import CompositionError, OptionError
+from plugsocket.core.errors import CompositionError
 from plugsocket.core.interfaces import IAsyncHandler, IPeerHandler
 from plugsocket.core.kinds import HandlerSpec, inspect_handler
-from plugsocket.core.options import SECONDS, Options, integer, is_seconds
+from plugsocket.core.options import SECONDS, Options, integer, is_seconds, wrong
 from plugsocket.handlers.datagram import AsyncDatagram
 
 
@@ -126,9 +126,9 @@ class Conversation(trio.abc.ReceiveChannel[AsyncDatagram]):
         return f"<Conversation with {self.peer}>"
 
 
-def _seconds_or_none(_instance: Any, _attribute: "attrs.Attribute[Any]", value: Any) -> None:
+def _seconds_or_none(instance: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     if value is not None and not is_seconds(value):
-        raise OptionError(f"per_peer: idle must be {SECONDS}, or None, not {value!r}")
+        raise wrong(instance, attribute.name, value, f"{SECONDS}, or None")
 
 
 @implementer(IPeerHandler)
@@ -159,12 +159,14 @@ def per_peer(
     """Make a handler of conversations, one with each peer that sends datagrams.
 
     For protocols that have connections of their own over datagrams. A peer is an address and port, and the address that
-    it wrote to. The server's limits are about conversations: a datagram of a peer that is being served is never one too
-    many, and one that would begin a conversation above the limit is dropped and counted, under `Queue()` too.
+    it wrote to; `Limits.max_per_peer` goes by the host alone. The server's limits are about conversations: a datagram
+    of a peer that is being served is never one too many, and one that would begin a conversation above the limit is
+    dropped and counted, under `Queue()` too; `Wait()` keeps it.
 
     Args:
         handler: an async function of a `Conversation`. A task of its own runs it for each peer.
-        idle: seconds without a datagram after which a conversation is at its end; `None` for never.
+        idle: seconds without a datagram, while the handler waits for one, after which a conversation is at its end;
+            `None` for never.
         buffer: how many datagrams of one peer may wait for its handler; more are dropped and counted.
 
     Returns:
@@ -176,7 +178,10 @@ def per_peer(
     """
     spec = inspect_handler(handler)
     if not IAsyncHandler.providedBy(spec):
-        raise CompositionError(f"per_peer() takes an async function of a conversation, and {spec.name} is none")
+        raise CompositionError(
+            f"per_peer() takes an async function of a conversation, and {spec.name} is none; one that does not look "
+            "like it is declared with zope.interface.directlyProvides(handler, IAsyncHandler)"
+        )
     return PerPeer(handler, spec.name, idle, buffer)
 
 

@@ -5,6 +5,7 @@ import itertools
 import trio
 
 from plugsocket.core.accepting import AcceptAction, AcceptPolicy
+from plugsocket.core.addresses import Address
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.composition import compose, is_datagram, url_of
 from plugsocket.core.control import Control
@@ -35,7 +36,7 @@ class TransportListener(trio.abc.Listener[AsyncConnection]):
         self._policy = AcceptPolicy()
 
     @property
-    def address(self) -> object:
+    def address(self) -> Address:
         """Where clients connect to, with the port that the kernel chose; also when closed."""
         return self._listener.address
 
@@ -117,7 +118,7 @@ async def as_trio_listener(transport: str | Transport, *, registry: Registry = d
     composition = compose(transport, _takes_anything, "trio", registry)
     (given,) = composition.transports
     if IAsyncTransport.providedBy(given):
-        raise CompositionError(f"{given!r} is a listener of trio already")
+        raise CompositionError(f"{given!r} is a listener of trio already; pass it on as it is")
     if is_datagram(given):
         raise CompositionError(f"{given!r} gives datagrams, and the listeners of trio give streams; use a Server")
     listener = await trio.to_thread.run_sync(given.listen)

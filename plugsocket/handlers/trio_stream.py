@@ -94,19 +94,19 @@ class StreamConnection(trio.abc.Stream):
         await self._in_time(self.stream.send_all, data, receiving=False)
         self._traffic.gave(memoryview(data).nbytes)
 
-    async def _in_time(self, operate: Callable[[Any], Awaitable[Any]], argument: Any, *, receiving: bool) -> Any:
+    async def _in_time(self, operate: Callable[..., Awaitable[Any]], *arguments: Any, receiving: bool) -> Any:
         """Do something with the stream, as long as the peer's deadlines allow."""
         traffic = self._traffic
         if not traffic.limited:
-            return await operate(argument)
+            return await operate(*arguments)
         since = traffic.now()
         with trio.move_on_after(traffic.time_left(since, receiving)):
-            return await operate(argument)
+            return await operate(*arguments)
         raise traffic.expired(since, receiving)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until sending might not have to wait; see `trio.abc.SendStream`."""
-        await self.stream.wait_send_all_might_not_block()
+        await self._in_time(self.stream.wait_send_all_might_not_block, receiving=False)
 
     async def aclose(self) -> None:
         """Close the connection before the handler ends. Idempotent; closes even when cancelled."""
@@ -131,7 +131,7 @@ class HalfCloseableStreamConnection(StreamConnection, trio.abc.HalfCloseableStre
 
     async def send_eof(self) -> None:
         """Send end of file; receiving goes on. Idempotent; see `trio.abc.HalfCloseableStream`."""
-        await self.stream.send_eof()
+        await self._in_time(self.stream.send_eof, receiving=False)
 
 
 def stream_connection(request: StreamOfTrio, closing: AsyncCloseSignal) -> StreamConnection:

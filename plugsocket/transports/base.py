@@ -23,6 +23,7 @@ SocketOption = tuple[int, int, int]
 """Arguments of `setsockopt`: level, name, value."""
 
 DEFAULT_BACKLOG = 1024  # of the kernel's queue, which caps it at net.core.somaxconn (listen(2)); picked, not measured
+CONNECTING = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 ACCEPTS_BLOCKING = sys.platform == "linux"  # elsewhere accepted sockets inherit O_NONBLOCK (accept(2), accept4(2))
 MAX_DATAGRAM = 65_535  # the largest that the length field of UDP can say (RFC 768)
 ANCILLARY = 256  # bytes for the ancillary data of one message; a packet's information takes 40 (ip(7), ipv6(7))
@@ -52,7 +53,8 @@ def open_socket(
         what: the endpoint as a string, for the message of an error.
         proto: the protocol number.
         options: set before binding.
-        backlog: for stream sockets, the length of the queue of connections that wait to be accepted.
+        backlog: for sockets of connections, which also listen then, the length of the queue of those that wait to be
+            accepted; `None` for 1024.
 
     Returns:
         The socket; the caller owns it.
@@ -67,8 +69,8 @@ def open_socket(
             for option in options:
                 sock.setsockopt(*option)
             bind(sock)
-            if backlog is not None:
-                sock.listen(backlog)
+            if kind in CONNECTING:
+                sock.listen(DEFAULT_BACKLOG if backlog is None else backlog)
         except BaseException:
             sock.close()
             raise

@@ -24,7 +24,7 @@ class ListenerTransport:
     """What a server makes of a `trio.abc.Listener` that it is given: `Server(listener, handle)`.
 
     Args:
-        listener: accepts streams. From `bind()` on it belongs to the server, which closes it.
+        listener: accepts streams. Once the server is bound it belongs to that, which closes it.
     """
 
     scheme = "trio"
