@@ -189,15 +189,18 @@ class IDatagramRequest(IRequest):
     conversation = Attribute("Hashable: the same for what one sender sends to one address.")
     listener = Attribute("What has the `socket` that a reply leaves through.")
 
-    def send(data: Any, flags: int = 0) -> None:
-        """Send a datagram to the sender, from the address that it wrote to.
-
-        Args:
-            data: a bytes-like object.
-            flags: as for send(2); `MSG_DONTWAIT` for a task, which must not wait here for room.
+    def send(data: Any) -> None:
+        """Send a datagram, a bytes-like object, to the sender, from the address that it wrote to; wait for room.
 
         Raises:
-            BlockingIOError: it was not to wait, and there is no room.
+            OSError: the system refuses.
+        """
+
+    def send_now(data: Any) -> None:
+        """The same, without waiting.
+
+        Raises:
+            BlockingIOError: there is no room.
             OSError: the system refuses.
         """
 

@@ -19,6 +19,11 @@ AncillaryData: TypeAlias = tuple[int, int, bytes]
 Kind = TypeVar("Kind", bound=Socket)
 _FAMILY: Callable[[Socket], int] = socket.SocketType.family.__get__
 _TYPE: Callable[[Socket], int] = socket.SocketType.type.__get__
+DONT_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))  # send(2), recv(2); Windows has no such flag
+"""What tells a socket that waits not to, for once; a plain number, since flags of an enum are slow."""
+
+_SENDTO = socket.SocketType.sendto  # not the method of a derived class, which may wait
+_SENDMSG = socket.SocketType.sendmsg
 _CREDENTIALS = struct.Struct("3i")  # process, user, group (unix(7))
 
 
@@ -169,7 +174,7 @@ class DatagramSender(Protocol):
 
     @property
     def socket(self) -> Socket:
-        """The listener's socket, which waits for room when it sends, unless it is told not to (`MSG_DONTWAIT`)."""
+        """The listener's socket, which waits for room when it sends."""
         ...
 
     @property
@@ -238,12 +243,19 @@ class DatagramRequest:
         """Who sent it, and what address it was sent to, where a reply says so."""
         return (self.raw, tuple(self.source))
 
-    def send(self, data: Any, flags: int = 0) -> None:
-        """Send a datagram to the sender; see `IDatagramRequest`."""
+    def send(self, data: Any) -> None:
+        """Send a datagram to the sender, waiting for room; see `IDatagramRequest`."""
         if self.source:
-            self.listener.socket.sendmsg([data], self.source, flags, self.raw)
+            self.listener.socket.sendmsg([data], self.source, 0, self.raw)
         else:
-            self.listener.socket.sendto(data, flags, self.raw)
+            self.listener.socket.sendto(data, self.raw)
+
+    def send_now(self, data: Any) -> None:
+        """Send a datagram to the sender, without waiting; see `IDatagramRequest`."""
+        if self.source:
+            _SENDMSG(self.listener.socket, [data], self.source, DONT_WAIT, self.raw)
+        else:
+            _SENDTO(self.listener.socket, data, DONT_WAIT, self.raw)
 
     def filenos(self) -> Collection[int]:
         """Return the descriptor that a reply leaves through."""

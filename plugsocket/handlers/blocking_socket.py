@@ -12,10 +12,9 @@ from typing import Any, Self, TypeVar
 
 from plugsocket.core.closing import CloseSignal
 from plugsocket.core.readiness import wait_ready
-from plugsocket.core.requests import StreamRequest
+from plugsocket.core.requests import DONT_WAIT, StreamRequest
 from plugsocket.core.traffic import Traffic
 
-DONT_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))  # send(2); Windows has no such flag, and a large send waits there
 CHUNK = 65_536  # bytes of a file sent at once
 WAIT_ALL = int(getattr(socket, "MSG_WAITALL", 0))
 PEEK = int(socket.MSG_PEEK)  # as plain numbers, which are tested ten times faster than flags of an enum

@@ -13,7 +13,6 @@ from plugsocket.core.requests import DatagramRequest
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
 
-DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # send(2); Windows has none
 FIRST_PAUSE = 0.001  # seconds before a reply for which there was no room is tried again; each is twice as long
 LONGEST_PAUSE = 0.1
 
@@ -48,10 +47,9 @@ class _Datagram:
         """What the datagram came as."""
         return self._request
 
-    def _send(self, data: Any, flags: int = 0) -> None:
+    def _check_answerable(self) -> None:
         if not self._request.raw:
             raise ReplyError("the sender has no address to reply to: it did not bind its socket")
-        self._request.send(data, flags)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.data)} bytes from {self.peer}>"
@@ -85,13 +83,12 @@ class AsyncDatagram(_Datagram):
             ReplyError: the sender has no address.
             OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await trio.lowlevel.checkpoint()
+        self._check_answerable()
         try:
-            self._send(data, DONT_WAIT)
+            self._request.send_now(data)
         except BlockingIOError:
             await self._send_later(data)
-        else:
-            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _send_later(self, data: Any) -> None:
         """Send once there is room; nothing tells when: an unconnected Unix socket is writable always (unix(7))."""
@@ -100,7 +97,7 @@ class AsyncDatagram(_Datagram):
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             with suppress(BlockingIOError):
-                self._send(data, DONT_WAIT)
+                self._request.send_now(data)
                 return
 
 
@@ -134,7 +131,8 @@ class Datagram(_Datagram):
             ReplyError: the sender has no address.
             OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
         """
-        self._send(data)
+        self._check_answerable()
+        self._request.send(data)
 
     def to_async(self) -> AsyncDatagram:
         """Return the same datagram for an async handler."""

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from plugsocket.core.addresses import Address, address_of
 from plugsocket.core.interfaces import IDatagramListener, IDatagramTransport, IListener, IStreamTransport
 from plugsocket.core.options import Options
-from plugsocket.core.requests import AncillaryData, DatagramRequest, StreamRequest
+from plugsocket.core.requests import DONT_WAIT, AncillaryData, DatagramRequest, StreamRequest
 
 SocketOption = tuple[int, int, int]
 """Arguments of `setsockopt`: level, name, value."""
@@ -30,7 +30,6 @@ ANCILLARY = 256  # bytes for the ancillary data of one message; a packet's infor
 SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h of Linux; Python has no name for it
 MEMINFO = struct.Struct("9I")  # SK_MEMINFO_VARS counters
 MEMINFO_DROPS = 8  # SK_MEMINFO_DROPS in include/uapi/linux/sock_diag.h
-DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # recv(2); Windows has none
 LOOK_UP = struct.pack("@ll", 0, 50_000)  # a timeval of 50 ms: how often a reply without room looks whether it was cut
 
 
@@ -142,23 +141,21 @@ class DatagramSocket(socket.socket):
     not wake who waits for the peer of a Unix socket to read.
     """
 
-    def sendto(self, data: Any, *arguments: Any) -> int:
-        """Send a datagram, as `socket.sendto` does."""
+    def sendto(self, *arguments: Any) -> int:
+        """Send a datagram, as `socket.sendto` does; it waits whatever the flags say."""
         while True:
             try:
-                return super().sendto(data, *arguments)
+                return super().sendto(*arguments)
             except BlockingIOError:
-                if len(arguments) > 1 and arguments[0] & DONT_WAIT:
-                    raise
+                continue
 
-    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
-        """Send a datagram, as `socket.sendmsg` does."""
+    def sendmsg(self, *arguments: Any) -> int:
+        """Send a datagram, as `socket.sendmsg` does; it waits whatever the flags say."""
         while True:
             try:
-                return super().sendmsg(buffers, ancdata, flags, address)
+                return super().sendmsg(*arguments)
             except BlockingIOError:
-                if flags & DONT_WAIT:
-                    raise
+                continue
 
 
 @implementer(IDatagramListener)
