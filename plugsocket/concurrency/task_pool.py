@@ -7,8 +7,6 @@ from typing import Any
 import attrs
 import trio
 
-from plugsocket.core.job import Job
-
 KEPT = 64  # idle tasks, at most: as many as one batch of requests can use
 _NOTHING = Context()
 
@@ -19,7 +17,7 @@ class _Worker:
 
     task: trio.lowlevel.Task
     idle: "list[_Worker]"
-    job: Job | None = None
+    job: Any = None
 
     def leave(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
         """Be idle no more, being cancelled."""
@@ -38,13 +36,13 @@ class TaskPool:
         run: takes a job to its end.
     """
 
-    def __init__(self, nursery: trio.Nursery, run: Callable[[Job], Awaitable[None]]) -> None:
+    def __init__(self, nursery: trio.Nursery, run: Callable[[Any], Awaitable[None]]) -> None:
         self._nursery = nursery
         self._run = run
         self._idle: list[_Worker] = []
         self._closed = False
 
-    def spawn(self, job: Job) -> None:
+    def spawn(self, job: object) -> None:
         """Have a job run, in an idle task or a new one."""
         if not self._idle:
             self._nursery.start_soon(self._work, job)
@@ -60,15 +58,15 @@ class TaskPool:
         while self._idle:
             trio.lowlevel.reschedule(self._idle.pop().task)
 
-    async def _work(self, job: Job | None) -> None:
-        scope = _innermost_scope(trio.lowlevel.current_task())
+    async def _work(self, job: Any) -> None:
+        scope = innermost_scope(trio.lowlevel.current_task())
         worker: _Worker | None = None
         while job is not None:
             await self._run(job)
             job = None
             if worker is None:
                 worker = _Worker(trio.lowlevel.current_task(), self._idle)
-            if self._closed or len(self._idle) >= KEPT or _innermost_scope(worker.task) is not scope:
+            if self._closed or len(self._idle) >= KEPT or innermost_scope(worker.task) is not scope:
                 return
             self._idle.append(worker)
             worker.task.context = _NOTHING  # holds nothing of the job
@@ -76,6 +74,6 @@ class TaskPool:
             job, worker.job = worker.job, None
 
 
-def _innermost_scope(task: trio.lowlevel.Task) -> object:
+def innermost_scope(task: trio.lowlevel.Task) -> object:
     """What stands for the cancel scope that a task is in; trio has no public name for it."""
     return getattr(task, "_cancel_status", None)

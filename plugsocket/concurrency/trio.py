@@ -10,6 +10,7 @@ import trio
 from zope.interface import implementer
 
 from plugsocket.concurrency.task_pool import TaskPool
+from plugsocket.concurrency.task_relay import TaskRelay
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.endings import split_ending
 from plugsocket.core.engine import Endpoint, Engine
@@ -70,7 +71,7 @@ class TaskRunner:
 
     def handle(self, job: Job) -> Awaitable[object]:
         """Call the handler; what it returns is yet to be awaited."""
-        view = job.view(self.closing_of(job))
+        view = job.view(self._closing or self.closing_of(job))
         return self._handle_and_close(job, view) if job.endpoint.awaited else self._handle(view)
 
     async def _handle_and_close(self, job: Job, view: Any) -> None:
@@ -193,12 +194,15 @@ class TrioDriver:
 
     async def _serve(self, engine: Engine, started: Callable[[], object], one: float | None) -> None:
         async with trio.open_nursery() as requests:
-            pool = TaskPool(requests, cast("TrioRunner", engine.runner).run)
+            run = cast("TrioRunner", engine.runner).run
+            pool, relay = TaskPool(requests, run), TaskRelay(requests, run)
             self._requests = requests
             for endpoint in engine.endpoints:
                 if endpoint.awaited:
                     cast("AsyncListener", endpoint.listener).enter(requests)
-            engine.begin(trio.current_time, pool.spawn, self)
+            # Handlers of connections wait for them, those of datagrams need not.
+            begin = lambda job: (relay if job.endpoint.datagrams else pool).spawn(job)  # noqa: E731
+            engine.begin(trio.current_time, begin, self)
             try:
                 await self._accept_all(engine, started, one)
                 await self._until_handled(engine)
@@ -217,6 +221,7 @@ class TrioDriver:
                 requests.cancel_scope.cancel()
             else:
                 pool.close()
+                relay.close()
                 engine.lingering.suspend(self, trio.current_time())
 
     async def _begin_drain(self, engine: Engine) -> None:

@@ -178,8 +178,8 @@ class Engine:
         """
         if self.stopping or self.paused:
             return math.inf
-        if self.admission.pressed and not self._may_accept():  # else who knocks is still to be noticed
-            return math.inf
+        if self.admission.pressed and self._router is None and not self.admission.is_open():
+            return math.inf  # under no pressure, who knocks is still to be noticed
         if endpoint.back_off.until is None:
             return None
         left = endpoint.back_off.until - self.clock()
@@ -203,7 +203,7 @@ class Engine:
         for _ in range(BATCH):
             if self.stopping or taken == limit:
                 return taken
-            if not self._may_accept():
+            if self._router is None and not self.admission.is_open():  # what belongs to a job needs no room
                 if not taken:
                     self.admission.reach()
                 return taken
@@ -226,19 +226,25 @@ class Engine:
             endpoint.retried = 0
             if endpoint.back_off.failing:
                 self._recover(endpoint)
-            request.id = self.ledger.number()
-            if not self.routed(endpoint, request) and self.admission.admit(endpoint, request):
-                self.start(endpoint, request)
+            self._let_in(endpoint, request)
         if not taken and failure is not None:
             self._back_off(endpoint, failure, AcceptAction.RETRY)  # it should have been gone by now
         return taken
+
+    def _let_in(self, endpoint: Endpoint, request: Request) -> None:
+        request.id = self.ledger.number()
+        if self._router is not None and self.routed(endpoint, request):
+            return
+        if self.admission.admit(endpoint, request):
+            self.start(endpoint, request)
 
     def start(self, endpoint: Endpoint, request: Request) -> None:
         """Have the handler run for a request that was let in."""
         job = Job(request, endpoint, self)
         self.ledger.open(job)
         if endpoint.datagrams:
-            self._note_truncation(endpoint, request)
+            if getattr(request, "truncated", False):
+                self._report_truncation(endpoint, request)
         else:
             if IStreamRequest.providedBy(request):
                 cast("StreamRequest", request).linger = self.lingering.take
@@ -257,25 +263,21 @@ class Engine:
             if isinstance(error, OSError) and error.errno in SCARCE:  # the next one would fare no better
                 endpoint.back_off.rest(self.clock())
 
-    def _may_accept(self) -> bool:
-        """Whether there is room; requests that belong to a job need none."""
-        return self._router is not None or self.admission.is_open()
-
     def routed(self, endpoint: Endpoint, request: Request) -> bool:
         """Give a request to the job that it belongs to; return whether there is one."""
         delivered = None if self._router is None else self._router.route(endpoint, request)
         if delivered is None:
             return False
-        self._note_truncation(endpoint, request)
+        if getattr(request, "truncated", False):
+            self._report_truncation(endpoint, request)
         if delivered:
             request.close()  # the job holds the way back
         else:
             self.admission.drop(endpoint, request, "buffer")
         return True
 
-    def _note_truncation(self, endpoint: Endpoint, request: Request) -> None:
-        if getattr(request, "truncated", False):
-            self.events.emit(DatagramTruncated(request.id, request.peer, endpoint.url, len(request.payload)))
+    def _report_truncation(self, endpoint: Endpoint, request: Request) -> None:
+        self.events.emit(DatagramTruncated(request.id, request.peer, endpoint.url, len(request.payload)))
 
     def refuse(self, job: Job, error: Exception) -> None:
         """Close a request that could not be started, report it, and give its slot back."""

@@ -64,17 +64,21 @@ class AsyncDatagram(_Datagram):
         closing: tells that the server is stopping.
     """
 
-    __slots__ = ("closing",)
+    __slots__ = ("_replied", "closing")
 
     def __init__(self, request: DatagramRequest, closing: AsyncCloseSignal) -> None:
         # As `_Datagram` does it; this is on the way of every datagram.
         self._request = request
         self.data = request.payload
         self.truncated = request.truncated
+        self._replied = False
         self.closing = closing
 
     async def reply(self, data: Any) -> None:
-        """Send a datagram back to the sender, from the address that it wrote to. A checkpoint; may wait for room.
+        """Send a datagram back to the sender, from the address that it wrote to; may wait for room.
+
+        It can be cancelled. The first reply to a datagram lets other tasks run only if there is no room, since the
+        server does between one batch of datagrams and the next; every further one is a checkpoint in full.
 
         Args:
             data: a bytes-like object.
@@ -83,7 +87,11 @@ class AsyncDatagram(_Datagram):
             ReplyError: the sender has no address.
             OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
         """
-        await trio.lowlevel.checkpoint()
+        if self._replied:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._replied = True
+            await trio.lowlevel.checkpoint_if_cancelled()
         self._check_answerable()
         try:
             self._request.send_now(data)
