@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import socket
+import socketserver
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -562,6 +563,20 @@ def test_addresses_that_are_not_there(endpoint: str, number: int, tmp_path: Path
     assert caught.value.errno == number
 
 
+@pytest.mark.parametrize("module", [plugsocket, socketserver])
+def test_handler_classes_for_the_other_kind_of_transport(module: Any) -> None:
+    class Streams(module.StreamRequestHandler):  # type: ignore[misc,name-defined]
+        pass
+
+    class Datagrams(module.DatagramRequestHandler):  # type: ignore[misc,name-defined]
+        pass
+
+    with pytest.raises(CompositionError, match=r"Streams is a class for connections, and UDP\(.*derive from Dat"):
+        Server("udp://127.0.0.1:0", Streams)
+    with pytest.raises(CompositionError, match=r"Datagrams is a class for datagrams, and TCP\(.*derive from Str"):
+        Server(ENDPOINT, Datagrams)
+
+
 @pytest.mark.parametrize("subscriber", [5, None, async_function])
 def test_what_is_no_subscriber(subscriber: Any) -> None:
     with pytest.raises(TypeError, match=r"^a subscriber must be a plain function of an event, not "):
@@ -587,5 +602,6 @@ def test_a_handler_that_turns_out_to_be_async(recorder: Any) -> None:
     (failure,) = recorder.events
     assert str(failure.error).endswith(
         "looks_blocking returned a coroutine: it is an async handler that does not look like one; "
-        "declare it with zope.interface.directlyProvides(handler, IAsyncHandler)"
+        "write it as an async function, or declare it with zope.interface.directlyProvides(handler, "
+        "plugsocket.core.interfaces.IAsyncHandler)"
     )

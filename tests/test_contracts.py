@@ -78,7 +78,7 @@ def test_every_interface_that_signatures_name_has_a_twin() -> None:
         "IStreamTransport", "IDatagramTransport", "IAsyncTransport",  # kinds: markers that nothing names
         "IInlineStrategy",  # likewise
         "IHandler", "ISyncHandler", "IAsyncHandler", "IRequestHandlerClass",  # kinds; the type of all is Handler
-        "IPeerHandler",  # likewise
+        "IPeerHandler", "IStreamHandlerClass", "IDatagramHandlerClass",  # likewise
         "IServer", "IAcceptPolicy",  # implemented here only, by classes that are types themselves
     }  # fmt: skip
 

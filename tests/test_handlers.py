@@ -29,7 +29,7 @@ from plugsocket import (
     Trio,
 )
 from plugsocket.core.events import HandlerFailed
-from plugsocket.core.interfaces import IAsyncHandler, IRequestHandlerClass, ISyncHandler
+from plugsocket.core.interfaces import IAsyncHandler, IRequestHandlerClass, IStreamHandlerClass, ISyncHandler
 from plugsocket.core.kinds import inspect_handler
 from plugsocket.testing import EventRecorder as Recorder
 from tests.kit import TIMEOUT, ask, client, receive, serving, strategy_names
@@ -396,7 +396,7 @@ class WithOptions(BaseRequestHandler):
         (AsyncCallable(), IAsyncHandler, None),
         (partial(AsyncCallable()), IAsyncHandler, None),
         (BaseRequestHandler, IRequestHandlerClass, "BaseRequestHandler"),
-        (socketserver.StreamRequestHandler, IRequestHandlerClass, "StreamRequestHandler"),
+        (socketserver.StreamRequestHandler, IStreamHandlerClass, "StreamRequestHandler"),
         (partial(WithOptions, option=1), IRequestHandlerClass, "WithOptions"),
         (partial(partial(WithOptions, option=1)), IRequestHandlerClass, "WithOptions"),
     ],
@@ -502,7 +502,7 @@ def test_a_coroutine_in_disguise_is_reported_with_the_cure(strategy: str, record
         recorder.wait_for(HandlerFailed)
     (failure,) = recorder.events
     assert "disguised returned a coroutine: it is an async handler that does not look like one" in str(failure.error)
-    assert "directlyProvides(handler, IAsyncHandler)" in str(failure.error)
+    assert "directlyProvides(handler, plugsocket.core.interfaces.IAsyncHandler)" in str(failure.error)
     if strategy != "fork":  # whose errors crossed a process
         assert isinstance(failure.error, TypeError)
 

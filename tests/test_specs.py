@@ -1,6 +1,7 @@
 """Endpoint and strategy strings, the options that they and constructors take, and the plug-ins that they name."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,21 @@ import attrs
 import pytest
 
 import plugsocket
-from plugsocket import TCP, UDP, Fork, OptionError, PluginError, Server, Sync, Thread, Trio, UnixDatagram, UnixStream
+from plugsocket import (
+    TCP,
+    UDP,
+    Fork,
+    Limits,
+    OptionError,
+    PluginError,
+    Queue,
+    Server,
+    Sync,
+    Thread,
+    Trio,
+    UnixDatagram,
+    UnixStream,
+)
 from plugsocket.core.errors import UnknownOptionError
 from plugsocket.core.options import Options, integer, path_text, seconds
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, find, plugins
@@ -356,3 +371,13 @@ def test_the_built_in_plug_ins() -> None:
         assert names <= set(found)
         assert all(found[name].distribution.startswith("plugsocket ") for name in names)
         assert all(found[name].load().__name__ == found[name].source.partition(":")[2] for name in names)
+
+
+# What help() shows
+
+
+def test_the_signature_of_a_class_has_its_options_and_their_defaults() -> None:
+    assert str(inspect.signature(Thread)) == "(max_workers: int = 64, *, idle_timeout: float = 30.0) -> None"
+    assert inspect.signature(Limits).parameters["overload"].default == Queue()
+    with pytest.raises(AttributeError):
+        _ = Thread().__signature__

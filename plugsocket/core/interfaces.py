@@ -327,6 +327,14 @@ class IRequestHandlerClass(ISyncHandler):
     """A class in the style of `socketserver.BaseRequestHandler`: `cls(request, client_address, server)`."""
 
 
+class IStreamHandlerClass(IRequestHandlerClass):
+    """One for connections, derived from a class of the name `StreamRequestHandler`."""
+
+
+class IDatagramHandlerClass(IRequestHandlerClass):
+    """One for datagrams, derived from a class of the name `DatagramRequestHandler`."""
+
+
 class IAsyncHandler(IHandler):
     """An async function under trio: `await handle(stream)` or `await handle(datagram)`."""
 

@@ -89,7 +89,8 @@ class Job:
             result.close()
             raise TypeError(
                 f"{self.engine.handler_name} returned a coroutine: it is an async handler that does not look like one; "
-                "declare it with zope.interface.directlyProvides(handler, IAsyncHandler)"
+                "write it as an async function, or declare it with zope.interface.directlyProvides(handler, "
+                "plugsocket.core.interfaces.IAsyncHandler)"
             )
 
     def view(self, closing: CloseSignal | AsyncCloseSignal) -> Any:

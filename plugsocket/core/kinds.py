@@ -9,8 +9,17 @@ import attrs
 from zope.interface import directlyProvides
 
 from plugsocket.core.errors import CompositionError
-from plugsocket.core.interfaces import IAsyncHandler, IPeerHandler, IRequestHandlerClass, ISyncHandler
+from plugsocket.core.interfaces import (
+    IAsyncHandler,
+    IDatagramHandlerClass,
+    IPeerHandler,
+    IRequestHandlerClass,
+    IStreamHandlerClass,
+    ISyncHandler,
+)
 
+# The standard library's and plugsocket's own; with what they make of a request they fit one kind of transport alone.
+CLASSES = {"StreamRequestHandler": IStreamHandlerClass, "DatagramRequestHandler": IDatagramHandlerClass}
 KINDS = (IRequestHandlerClass, IPeerHandler, IAsyncHandler, ISyncHandler)
 
 
@@ -46,7 +55,7 @@ def inspect_handler(handler: Any) -> HandlerSpec:
             "a function, an async function, or a class derived from BaseRequestHandler"
         )
     kind = next((kind for kind in KINDS if kind.providedBy(handler)), None) or _kind(handler, name)
-    _check_arguments(handler, name, 3 if kind is IRequestHandlerClass else 1)
+    _check_arguments(handler, name, 3 if kind.isOrExtends(IRequestHandlerClass) else 1)
     spec = HandlerSpec(handler, name)
     directlyProvides(spec, kind)
     return spec
@@ -65,7 +74,9 @@ def _kind(handler: Any, name: str) -> Any:
                 f"handle() of the class {name} is async, and request handler classes block; "
                 "write an async function instead"
             )
-        return IRequestHandlerClass
+        return next(
+            (CLASSES[base.__name__] for base in target.__mro__ if base.__name__ in CLASSES), IRequestHandlerClass
+        )
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise CompositionError(f"{name} is a generator function: calling it would run nothing")
     return IAsyncHandler if inspect.iscoroutinefunction(target) else ISyncHandler

@@ -4,6 +4,7 @@ A class of options derives from `Options` and is made with `attrs.frozen` or `at
 an option. The same fields give the constructor, its checks, and the form `name=value` of endpoint strings.
 """
 
+import inspect
 import os
 import threading
 import types
@@ -21,8 +22,29 @@ FROM_TEXT = "plugsocket.from_text"
 """Key of a field's metadata: a function from `str` to the option's value, for those whose type does not say it."""
 
 
+class _OfInit:
+    """The signature of a class as that of its constructor, which attrs makes."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("an instance has the signature of its __call__, if it has one")
+        signature = inspect.signature(owner.__init__)  # type: ignore[misc]  # of whatever class
+        _, *parameters = signature.parameters.values()
+        return signature.replace(parameters=[_with_default(owner, parameter) for parameter in parameters])
+
+
+def _with_default(cls: type, parameter: inspect.Parameter) -> inspect.Parameter:
+    """Show what a factory of attrs makes, instead of that there is one."""
+    if parameter.default is not attrs.NOTHING:
+        return parameter
+    factory: Any = option_fields(cls)[parameter.name].default
+    return parameter.replace(default=factory.factory())
+
+
 class Options:
     """Base of a transport or strategy: its attrs fields are its options."""
+
+    __signature__ = _OfInit()  # what help() and the documentation show, in place of that of __new__
 
     def __new__(cls, *_args: Any, **options: Any) -> Self:
         """Refuse an option that is not there with the nearest name that is."""

@@ -289,6 +289,8 @@ class Server:
         """
         if not ITrioDriver.providedBy(self._driver):
             raise CompositionError(f"serve() runs trio tasks, which {self.strategy!r} does not; use Trio(), or start()")
+        if not trio.lowlevel.in_trio_task():
+            raise LifecycleError("serve() is for tasks of trio, and this is none; use start(), or serve_forever()")
         driver = cast("TrioDriver", self._driver)
         if self.state is State.NEW:
             await trio.to_thread.run_sync(self.bind)

@@ -4,9 +4,11 @@ from plugsocket.core.composition import IRefusal
 from plugsocket.core.interfaces import (
     IAsyncHandler,
     IAsyncTransport,
+    IDatagramHandlerClass,
     IDatagramTransport,
     IPeerHandler,
     IRequestHandlerClass,
+    IStreamHandlerClass,
     IStreamTransport,
     ISyncHandler,
     IView,
@@ -19,7 +21,7 @@ from plugsocket.handlers.builtin import upper as upper
 from plugsocket.handlers.classes import BaseRequestHandler as BaseRequestHandler
 from plugsocket.handlers.classes import DatagramRequestHandler as DatagramRequestHandler
 from plugsocket.handlers.classes import StreamRequestHandler as StreamRequestHandler
-from plugsocket.handlers.classes import datagram_arguments, stream_arguments
+from plugsocket.handlers.classes import datagram_arguments, other_class, stream_arguments
 from plugsocket.handlers.connection import Connection as Connection
 from plugsocket.handlers.datagram import AsyncDatagram as AsyncDatagram
 from plugsocket.handlers.datagram import Datagram as Datagram
@@ -44,6 +46,8 @@ for _factory, _required, _provided in (
     (AsyncDatagram, (IDatagramTransport, IAsyncHandler), IView),
     (datagram_arguments, (IDatagramTransport, IRequestHandlerClass), IView),
     (AsyncDatagram, (IDatagramTransport, IPeerHandler), IView),
+    (other_class, (IStreamTransport, IDatagramHandlerClass), IRefusal),
+    (other_class, (IDatagramTransport, IStreamHandlerClass), IRefusal),
     (no_peers, (IStreamTransport, IPeerHandler), IRefusal),
     (no_peers, (IAsyncTransport, IPeerHandler), IRefusal),
 ):

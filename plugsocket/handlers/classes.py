@@ -5,6 +5,8 @@ import socket
 from typing import Any, Self, TypeAlias
 
 from plugsocket.core.closing import CloseSignal
+from plugsocket.core.interfaces import IStreamHandlerClass
+from plugsocket.core.kinds import HandlerSpec
 from plugsocket.core.requests import DatagramRequest, StreamRequest
 from plugsocket.handlers.blocking_socket import ConnectionSocket
 
@@ -146,6 +148,13 @@ class DatagramRequestHandler(BaseRequestHandler):
             self.request.request.send(reply)
         else:
             self.socket.sendto(reply, self.client_address)
+
+
+def other_class(transport: Any, handler: HandlerSpec) -> str:
+    """Say why a handler class for connections does not get datagrams, and the other way round."""
+    streams = IStreamHandlerClass.providedBy(handler)
+    what, given, other = ("connections", "datagrams", "Datagram") if streams else ("datagrams", "connections", "Stream")
+    return f"{handler.name} is a class for {what}, and {transport!r} gives {given}: derive from {other}RequestHandler"
 
 
 def stream_arguments(request: StreamRequest, closing: CloseSignal) -> tuple[Any, Any]:
