@@ -4,14 +4,14 @@ import socket
 import time
 from typing import Any
 
-from plugsocket.core.addresses import Address
 from plugsocket.core.closing import AsyncCloseSignal, CloseSignal
 from plugsocket.core.requests import StreamRequest
 from plugsocket.handlers.blocking_socket import ConnectionSocket
 from plugsocket.handlers.stream import AsyncConnection
+from plugsocket.handlers.view import RequestView
 
 
-class Connection:
+class Connection(RequestView[StreamRequest]):
     """A connected peer. The server closes it when the handler returns or raises.
 
     Attributes:
@@ -19,27 +19,12 @@ class Connection:
         closing: tells that the server is stopping, so that a handler can come to an end by itself.
     """
 
-    __slots__ = ("_request", "closing", "socket")
+    __slots__ = ("closing", "socket")
 
     def __init__(self, request: StreamRequest, closing: CloseSignal) -> None:
-        self._request = request
+        super().__init__(request)
         self.closing = closing
         self.socket: socket.socket = ConnectionSocket.of(request, closing)
-
-    @property
-    def peer(self) -> Address:
-        """The peer's address: what `socket.connect` takes."""
-        return self._request.peer
-
-    @property
-    def id(self) -> int:
-        """The number of the connection among the requests of its server, as events have it."""
-        return self._request.id
-
-    @property
-    def local(self) -> Address:
-        """The address at which the peer reached the server."""
-        return self._request.local
 
     def recv(self, size: int) -> bytes:
         """Wait for bytes; return at most `size` of them, or `b""` at end of file."""

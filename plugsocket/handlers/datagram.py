@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 
 import trio
 
-from plugsocket.core.addresses import Address
 from plugsocket.core.closing import AsyncCloseSignal, CloseSignal
 from plugsocket.core.errors import ReplyError
 from plugsocket.core.requests import DatagramRequest
+from plugsocket.handlers.view import RequestView
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
 
@@ -17,30 +17,15 @@ FIRST_PAUSE = 0.001  # seconds before a reply for which there was no room is tri
 LONGEST_PAUSE = 0.1
 
 
-class _Datagram:
+class _Datagram(RequestView[DatagramRequest]):
     """What both colours have in common."""
 
-    __slots__ = ("_request", "data", "truncated")
+    __slots__ = ("data", "truncated")
 
     def __init__(self, request: DatagramRequest) -> None:
-        self._request = request
+        super().__init__(request)
         self.data: bytes = request.payload
         self.truncated: bool = request.truncated
-
-    @property
-    def peer(self) -> Address:
-        """The sender's address; `""` for a Unix client that did not bind its socket."""
-        return self._request.peer
-
-    @property
-    def id(self) -> int:
-        """The number of the datagram among the requests of its server, as events have it."""
-        return self._request.id
-
-    @property
-    def local(self) -> Address:
-        """The server's address; the wildcard, if it is bound to that."""
-        return self._request.local
 
     @property
     def request(self) -> DatagramRequest:

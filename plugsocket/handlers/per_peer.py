@@ -7,15 +7,15 @@ import attrs
 import trio
 from zope.interface import implementer
 
-from plugsocket.core.addresses import Address
 from plugsocket.core.errors import CompositionError
 from plugsocket.core.interfaces import IAsyncHandler, IPeerHandler
 from plugsocket.core.kinds import HandlerSpec, inspect_handler
 from plugsocket.core.options import SECONDS, Options, integer, is_seconds, wrong
 from plugsocket.handlers.datagram import AsyncDatagram
+from plugsocket.handlers.view import RequestView
 
 
-class Conversation(trio.abc.ReceiveChannel[AsyncDatagram]):
+class Conversation(RequestView[AsyncDatagram], trio.abc.ReceiveChannel[AsyncDatagram]):
     """What one peer sends, as a channel: `async for datagram in conversation`; and the way back.
 
     It begins with a datagram from an address that nobody converses with, and goes on for as long as the handler runs.
@@ -32,28 +32,13 @@ class Conversation(trio.abc.ReceiveChannel[AsyncDatagram]):
     """
 
     def __init__(self, first: AsyncDatagram, idle: float, buffer: int) -> None:
-        self._first = first
+        super().__init__(first)
         self._idle = idle
         self._entrance, self._exit = trio.open_memory_channel[AsyncDatagram](buffer)
         self._over = False
         self._left: list[AsyncDatagram] = []  # of those that came before it was closed
         self.closing = first.closing
         self.offer(first)
-
-    @property
-    def peer(self) -> Address:
-        """The peer's address; `""` for Unix clients that did not bind their sockets, who share one conversation."""
-        return self._first.peer
-
-    @property
-    def local(self) -> Address:
-        """The server's address; the wildcard, if it is bound to that."""
-        return self._first.local
-
-    @property
-    def id(self) -> int:
-        """The number of its first datagram among the requests of the server, as events have it."""
-        return self._first.id
 
     async def receive(self) -> AsyncDatagram:
         """Wait for the next datagram. A checkpoint. Several tasks may wait.
@@ -77,7 +62,7 @@ class Conversation(trio.abc.ReceiveChannel[AsyncDatagram]):
             ReplyError: the peer has no address.
             OSError: the system refuses, as for a datagram that is too long (`EMSGSIZE`).
         """
-        await self._first.reply(data)
+        await self._request.reply(data)
 
     async def aclose(self) -> None:
         """Receive no more, before the handler ends. Idempotent."""

@@ -6,17 +6,17 @@ from typing import Any, TypeAlias
 
 import trio
 
-from plugsocket.core.addresses import Address
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.errors import DeadlineError
 from plugsocket.core.requests import StreamRequest
+from plugsocket.handlers.view import RequestView
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
 
 RECEIVE_SIZE = 65_536  # bytes asked for when the handler does not say; as trio's streams, which chose it unmeasured
 
 
-class AsyncConnection(trio.abc.HalfCloseableStream):
+class AsyncConnection(RequestView[StreamRequest], trio.abc.HalfCloseableStream):
     """A connected peer, as a `trio.abc.HalfCloseableStream`: what is written for `trio.serve_tcp` works on it.
 
     The server closes it when the handler returns or raises. It keeps trio's rules for streams: every call is a
@@ -27,7 +27,7 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
     """
 
     def __init__(self, request: StreamRequest, closing: AsyncCloseSignal) -> None:
-        self._request = request
+        super().__init__(request)
         self._traffic = request.traffic
         self._socket = _plain(request)
         self._socket.setblocking(False)
@@ -47,21 +47,6 @@ class AsyncConnection(trio.abc.HalfCloseableStream):
         if self._trio_socket is None:
             self._trio_socket = trio.socket.from_stdlib_socket(self._socket)
         return self._trio_socket
-
-    @property
-    def peer(self) -> Address:
-        """The peer's address: what `socket.connect` takes."""
-        return self._request.peer
-
-    @property
-    def id(self) -> int:
-        """The number of the connection among the requests of its server, as events have it."""
-        return self._request.id
-
-    @property
-    def local(self) -> Address:
-        """The address at which the peer reached the server."""
-        return self._request.local
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes; see `trio.abc.ReceiveStream`.

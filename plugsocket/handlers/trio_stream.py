@@ -5,14 +5,14 @@ from typing import Any
 
 import trio
 
-from plugsocket.core.addresses import Address
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.kinds import HandlerSpec
 from plugsocket.core.trio_requests import StreamOfTrio
 from plugsocket.handlers.stream import is_alone
+from plugsocket.handlers.view import RequestView
 
 
-class StreamConnection(trio.abc.Stream):
+class StreamConnection(RequestView[StreamOfTrio], trio.abc.Stream):
     """A connected peer whose stream came from a `trio.abc.Listener`: TLS, memory, or whatever that gives.
 
     The server closes it when the handler returns or raises. If the stream is a `trio.abc.HalfCloseableStream`, so is
@@ -25,7 +25,7 @@ class StreamConnection(trio.abc.Stream):
     """
 
     def __init__(self, request: StreamOfTrio, closing: AsyncCloseSignal) -> None:
-        self._request = request
+        super().__init__(request)
         self._traffic = request.traffic
         self._receiving = False
         self._task = trio.lowlevel.current_task() if trio.lowlevel.in_trio_task() else None
@@ -33,21 +33,6 @@ class StreamConnection(trio.abc.Stream):
         self.closing = closing
         if self._traffic.limited:
             self._traffic.start(trio.current_time)
-
-    @property
-    def peer(self) -> Address:
-        """The peer's address, if there is a socket behind the stream; else `""`."""
-        return self._request.peer
-
-    @property
-    def id(self) -> int:
-        """The number of the connection among the requests of its server, as events have it."""
-        return self._request.id
-
-    @property
-    def local(self) -> Address:
-        """The address at which the peer reached the server; `""` without a socket."""
-        return self._request.local
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes; see `trio.abc.ReceiveStream`, and the stream for its errors.
