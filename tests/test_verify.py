@@ -72,3 +72,10 @@ def test_an_async_hook_lets_nobody_in_by_accident() -> None:
 
     with pytest.raises(OptionError, match="verify"):
         Server(ENDPOINT, function, verify=verify)
+
+
+def test_the_hook_cannot_be_set_afterwards_by_accident() -> None:
+    server: Any = Server(ENDPOINT, function)
+    with pytest.raises(AttributeError, match="verify"):
+        server.verify = bool
+    assert server.verify is None

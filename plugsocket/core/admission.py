@@ -57,11 +57,14 @@ class Admission:
     Args:
         limits: how many requests may be under way.
         verify: a hook that may refuse a request; `None` for none.
+
+    Attributes:
+        verify: the hook.
     """
 
     def __init__(self, limits: Limits, verify: Verify | None) -> None:
         self._limits = limits
-        self._verify = verify
+        self.verify = verify
         self._waiting: deque[_Waiting] = deque()
         self._pressure: _Pressure | None = None
         self._engine: Engine
@@ -92,7 +95,7 @@ class Admission:
         self._most = min(self._strategys, limits.max_connections or self._strategys)
         self._engine.ledger.count_peers(limits.max_per_peer is not None)
         # What needs no look at each request: the kernel keeps those that are too many.
-        self._simple = self._verify is None and limits.max_per_peer is None and not limits.overload.admits(0)
+        self._simple = self.verify is None and limits.max_per_peer is None and not limits.overload.admits(0)
 
     @property
     def waiting(self) -> int:
@@ -148,7 +151,7 @@ class Admission:
         return False
 
     def _is_welcome(self, request: Request) -> bool:
-        verify = self._verify
+        verify = self.verify
         return verify is None or self._asked("verify", lambda: bool(verify(request)), request, otherwise=False)
 
     def _asked(self, hook: str, ask: Callable[[], Said], request: Request, otherwise: Said) -> Said:

@@ -160,6 +160,11 @@ class Server:
         self._terms.admission.limits = _checked_limits(limits)
 
     @property
+    def verify(self) -> Verify | None:
+        """The hook that may refuse a request, as it was given."""
+        return self._terms.admission.verify
+
+    @property
     def deadlines(self) -> Deadlines:
         """How long the peers of connections may take."""
         return self._terms.deadlines
