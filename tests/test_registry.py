@@ -142,7 +142,7 @@ def test_misses_say_what_does_not_fit_and_what_would() -> None:
     assert str(caught.value).endswith(
         " is not served by Someday(): no IDriver is registered for the pair; registered: "
         "(ITransport, IBlockingStrategy) -> plugsocket.concurrency.selector.SelectorDriver; "
-        "(ITransport, ITrioStrategy) -> plugsocket.concurrency.trio.TrioDriver"
+        "(ITransport, ITrioStrategy) -> plugsocket.concurrency.trio_driver.TrioDriver"
     )
     registry = Registry("mine", bases=(default_registry,))
     registry.register(SelectorDriver, (ITransport, Someday), IDriver)
@@ -170,7 +170,7 @@ def test_explain_says_what_would_be_composed_and_why() -> None:
         "handler    function: ISyncHandler",
         "strategy   Trio(max_tasks=5, max_threads=64): ITrioStrategy",
         "runner     (ISyncHandler, ITrioStrategy) -> plugsocket.concurrency.trio.ThreadRunner",
-        "driver     (ITransport, ITrioStrategy) -> plugsocket.concurrency.trio.TrioDriver",
+        "driver     (ITransport, ITrioStrategy) -> plugsocket.concurrency.trio_driver.TrioDriver",
         "view       (IStreamTransport, ISyncHandler) -> plugsocket.handlers.connection.Connection",
     ]
 

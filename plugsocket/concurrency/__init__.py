@@ -7,8 +7,9 @@ from plugsocket.concurrency.runners import InPlaceRunner, no_loop
 from plugsocket.concurrency.selector import SelectorDriver
 from plugsocket.concurrency.sync import Sync as Sync
 from plugsocket.concurrency.thread import Thread as Thread
-from plugsocket.concurrency.trio import TaskRunner, ThreadRunner, TrioDriver, only_in_trio
+from plugsocket.concurrency.trio import TaskRunner, ThreadRunner
 from plugsocket.concurrency.trio import Trio as Trio
+from plugsocket.concurrency.trio_driver import TrioDriver, only_in_trio
 from plugsocket.core.composition import IRefusal
 from plugsocket.core.interfaces import (
     IAsyncHandler,
