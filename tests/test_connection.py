@@ -302,3 +302,18 @@ def test_a_blocking_reply_waits_for_room(tmp_path: Path) -> None:
         assert not done.is_set()
         assert [int(sock.recv(100)) for _ in range(replies)] == list(range(replies))
         assert done.wait(TIMEOUT)
+
+
+@pytest.mark.parametrize("message", ["sendto", "sendmsg"])
+def test_the_socket_does_not_wait_when_it_is_told_not_to(message: str, tmp_path: Path, recorder: Recorder) -> None:
+    def handle(datagram: Datagram) -> None:
+        while True:
+            if message == "sendto":
+                datagram.socket.sendto(b"x", socket.MSG_DONTWAIT, datagram.peer.path)
+            else:
+                datagram.socket.sendmsg([b"x"], [], socket.MSG_DONTWAIT, datagram.peer.path)
+
+    with serving(Server(f"unixgram://{tmp_path}/app.sock", handle), recorder) as server, client(server) as sock:
+        sock.send(b"many, please")
+        (failure,) = recorder.wait_for(HandlerFailed)
+    assert isinstance(failure.error, BlockingIOError)

@@ -200,6 +200,34 @@ def test_netlink_transport_under_every_strategy(name: str, handler: str, recorde
 
 
 @linux_only
+@pytest.mark.parametrize("name", ["sync", "thread", "trio"])
+def test_a_reply_over_netlink_that_waits_for_room_is_cut(name: str) -> None:
+    """Netlink sockets cannot be shut down, and the peer does not read."""
+    sent = 0
+
+    def handle(datagram: plugsocket.Datagram) -> None:
+        nonlocal sent
+        while True:
+            datagram.reply(bytes(2000))
+            sent += 1
+
+    def stuck() -> bool:
+        before = sent
+        time.sleep(0.1)  # twice as long as a reply waits in the system
+        return 0 < before == sent
+
+    with (
+        serving(Server(load("netlink_transport").Netlink(0), handle, name)) as server,
+        socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 2) as sock,
+    ):
+        sock.sendto(b"go on", server.addresses[0])
+        until(stuck)
+        report = server.stop(grace=0)
+        assert report.finished
+        assert len(report.cut) == 1
+
+
+@linux_only
 def test_netlink_transport_reports_a_port_that_is_taken() -> None:
     cls = load("netlink_transport").Netlink
     with Server(cls(0), plugsocket.echo) as first:

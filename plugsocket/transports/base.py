@@ -135,27 +135,43 @@ class StreamListener(SocketListener):
 
 
 class DatagramSocket(socket.socket):
-    """A socket for datagrams that waits for room when it sends.
+    """A socket for datagrams that waits for room when it sends, unless it was told not to.
 
     The system does the waiting, and gives up now and then (SO_SNDTIMEO, socket(7)), since shutting a socket down does
-    not wake who waits for the peer of a Unix socket to read.
+    not wake who waits for the peer of a Unix socket to read; and netlink sockets cannot be shut down at all.
     """
 
+    _cut = False
+
     def sendto(self, *arguments: Any) -> int:
-        """Send a datagram, as `socket.sendto` does; it waits whatever the flags say."""
+        """Send a datagram, as `socket.sendto` does."""
         while True:
             try:
                 return super().sendto(*arguments)
             except BlockingIOError:
-                continue
+                _, *flags, _ = arguments  # (data, address), or (data, flags, address)
+                if not self._may_wait(*flags):
+                    raise
 
     def sendmsg(self, *arguments: Any) -> int:
-        """Send a datagram, as `socket.sendmsg` does; it waits whatever the flags say."""
+        """Send a datagram, as `socket.sendmsg` does."""
         while True:
             try:
                 return super().sendmsg(*arguments)
             except BlockingIOError:
-                continue
+                if not self._may_wait(*arguments[2:3]):  # (buffers, ancillary data, flags, address)
+                    raise
+
+    def shutdown(self, how: int) -> None:
+        """Shut down, and end the waiting of those who send, also where the system does neither."""
+        self._cut = self._cut or how != socket.SHUT_RD
+        super().shutdown(how)
+
+    def _may_wait(self, flags: int = 0) -> bool:
+        """Return whether sending is to be tried again; raise if that would be in vain."""
+        if self._cut:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        return not flags & DONT_WAIT and self.gettimeout() is None
 
 
 @implementer(IDatagramListener)
