@@ -381,3 +381,13 @@ def test_the_signature_of_a_class_has_its_options_and_their_defaults() -> None:
     assert inspect.signature(Limits).parameters["overload"].default == Queue()
     with pytest.raises(AttributeError):
         _ = Thread().__signature__
+
+
+def test_the_signature_of_a_class_with_an_option_that_depends_on_another() -> None:
+    @attrs.frozen
+    class Cube(Options):
+        width: int = 1
+        depth: int = attrs.field(default=attrs.Factory(lambda self: self.width, takes_self=True))
+
+    assert list(inspect.signature(Cube).parameters) == ["width", "depth"]
+    assert Cube(2).depth == 2

@@ -34,11 +34,11 @@ class _OfInit:
 
 
 def _with_default(cls: type, parameter: inspect.Parameter) -> inspect.Parameter:
-    """Show what a factory of attrs makes, instead of that there is one."""
+    """Show what a factory of attrs makes, instead of that there is one, unless that depends on other options."""
     if parameter.default is not attrs.NOTHING:
         return parameter
     factory: Any = option_fields(cls)[parameter.name].default
-    return parameter.replace(default=factory.factory())
+    return parameter if factory.takes_self else parameter.replace(default=factory.factory())
 
 
 class Options:
