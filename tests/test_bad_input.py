@@ -577,6 +577,14 @@ def test_handler_classes_for_the_other_kind_of_transport(module: Any) -> None:
         Server(ENDPOINT, Datagrams)
 
 
+@pytest.mark.parametrize("name", ["StreamRequestHandler", "DatagramRequestHandler"])
+@pytest.mark.parametrize("endpoint", [ENDPOINT, "udp://127.0.0.1:0"])
+def test_a_handler_class_that_shares_no_more_than_a_name(endpoint: str, name: str) -> None:
+    """It says nothing about what the class makes of a request."""
+    cls = type(name, (BaseRequestHandler,), {})
+    assert plugsocket.explain(endpoint, cls).problem is None
+
+
 @pytest.mark.parametrize("subscriber", [5, None, async_function])
 def test_what_is_no_subscriber(subscriber: Any) -> None:
     with pytest.raises(TypeError, match=r"^a subscriber must be a plain function of an event, not "):

@@ -328,11 +328,11 @@ class IRequestHandlerClass(ISyncHandler):
 
 
 class IStreamHandlerClass(IRequestHandlerClass):
-    """One for connections, derived from a class of the name `StreamRequestHandler`."""
+    """One for connections, derived from the `StreamRequestHandler` of plugsocket or `socketserver`."""
 
 
 class IDatagramHandlerClass(IRequestHandlerClass):
-    """One for datagrams, derived from a class of the name `DatagramRequestHandler`."""
+    """One for datagrams, derived from the `DatagramRequestHandler` of plugsocket or `socketserver`."""
 
 
 class IAsyncHandler(IHandler):

@@ -18,8 +18,12 @@ from plugsocket.core.interfaces import (
     ISyncHandler,
 )
 
-# The standard library's and plugsocket's own; with what they make of a request they fit one kind of transport alone.
-CLASSES = {"StreamRequestHandler": IStreamHandlerClass, "DatagramRequestHandler": IDatagramHandlerClass}
+# With what they make of a request, these fit one kind of transport alone: the standard library's and plugsocket's own.
+CLASSES = {
+    (module, name): kind
+    for module in ("socketserver", "plugsocket.handlers.classes")
+    for name, kind in (("StreamRequestHandler", IStreamHandlerClass), ("DatagramRequestHandler", IDatagramHandlerClass))
+}
 KINDS = (IRequestHandlerClass, IPeerHandler, IAsyncHandler, ISyncHandler)
 
 
@@ -74,9 +78,8 @@ def _kind(handler: Any, name: str) -> Any:
                 f"handle() of the class {name} is async, and request handler classes block; "
                 "write an async function instead"
             )
-        return next(
-            (CLASSES[base.__name__] for base in target.__mro__ if base.__name__ in CLASSES), IRequestHandlerClass
-        )
+        bases = ((base.__module__, base.__name__) for base in target.__mro__)
+        return next((CLASSES[base] for base in bases if base in CLASSES), IRequestHandlerClass)
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise CompositionError(f"{name} is a generator function: calling it would run nothing")
     return IAsyncHandler if inspect.iscoroutinefunction(target) else ISyncHandler
