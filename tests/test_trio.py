@@ -637,3 +637,21 @@ def test_serve_forever_is_refused_inside_trio() -> None:
     run(main)
     assert server.state is State.NEW
     assert socket.socket  # nothing was opened: the fixture counts descriptors
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:0", "udp://127.0.0.1:0"])
+def test_a_handler_that_is_cancelled_by_a_scope_that_it_left_open(endpoint: str, recorder: Recorder) -> None:
+    """As one does that leaves the loop over an async generator which yields in a scope: it is a failure of its own."""
+
+    async def handle(request: Any) -> None:
+        scope = trio.CancelScope()
+        scope.__enter__()
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    with serving(Server(endpoint, handle), recorder) as server, client(server) as sock:
+        sock.send(b"hello")
+        (failure,) = recorder.wait_for(HandlerFailed)
+        assert isinstance(failure.error, trio.Cancelled)
+        assert server.state is State.SERVING
+        assert server.stop(grace=0).finished

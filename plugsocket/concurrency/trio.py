@@ -9,6 +9,7 @@ import attrs
 import trio
 from zope.interface import implementer
 
+from plugsocket.concurrency.task_pool import innermost_scope
 from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.endings import split_ending
 from plugsocket.core.interfaces import ITrioRunner, ITrioStrategy
@@ -54,11 +55,11 @@ class TaskRunner:
     async def run(self, job: Job) -> None:
         """Take a job to its end; see `ITrioRunner`."""
         current_job.set(job)
+        scope = innermost_scope(trio.lowlevel.current_task())
         try:
             await self.handle(job)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is reported
-            cancelled = trio.current_effective_deadline() == -math.inf
-            failure, ending = split_ending(error, cancelled=cancelled)
+            failure, ending = split_ending(error, cancelled=_is_cancelled(scope))
             job.finish(failure)
             if ending is not None:
                 raise ending from None
@@ -84,6 +85,17 @@ class TaskRunner:
         if self._closing is None:
             self._closing = AsyncCloseSignal(job.engine.control.closing)
         return self._closing
+
+
+def _is_cancelled(scope: object) -> bool:
+    """Whether the task is cancelled from outside the handler, which began in this scope.
+
+    It may have left a scope of its own open, as an async generator does that yields in one and is not exhausted.
+    """
+    task = trio.lowlevel.current_task()
+    if innermost_scope(task) is scope:
+        return trio.current_effective_deadline() == -math.inf
+    return task.parent_nursery is not None and task.parent_nursery.cancel_scope.cancel_called
 
 
 @implementer(ITrioRunner)
