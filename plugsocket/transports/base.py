@@ -179,6 +179,8 @@ class DatagramListener(SocketListener):
     """A bound datagram socket, whose requests are messages.
 
     Requests that are under way when it is closed can still be answered: the socket closes with the last of them.
+    Its socket waits for room when it sends, so that a derived class which receives from it must tell it not to wait
+    (MSG_DONTWAIT, recv(2)).
 
     Args:
         sock: bound; the listener takes its descriptor over.
