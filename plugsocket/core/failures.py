@@ -40,14 +40,15 @@ def _tuple(kinds: Any) -> Any:
 @implementer(IFailurePolicy)
 @attrs.frozen
 class Abort(Options):
-    """A failure ends the server, as it does under `trio.serve_tcp`: what else is under way is cut.
+    """A failure ends the server: what else is under way is cut, and serving raises the error.
 
     A peer that is gone (`ConnectionError`, `trio.BrokenResourceError`) and a deadline that is over are no failures of
     the handler, and end nothing else, unless their own classes, or classes derived from those, are given.
 
     Attributes:
-        kinds: a class of exceptions, or several in a tuple or list: any other failure ends its own request alone. Of a
-            group of exceptions, one is enough. From a forked child a `ChildError` comes, whatever was raised there.
+        kinds: a class of exceptions, or several in a tuple or list; by default `Exception`. Any other failure ends its
+            own request alone. Of a group of exceptions, one is enough. From a forked child a `ChildError` comes,
+            whatever was raised there.
     """
 
     kinds: tuple[type[BaseException], ...] = attrs.field(default=Exception, converter=_tuple, validator=_kinds)

@@ -53,7 +53,7 @@ class Conversation(RequestView[AsyncDatagram], trio.abc.ReceiveChannel[AsyncData
         return await self._exit.receive()  # what came nevertheless, or the end
 
     async def send(self, data: Any) -> None:
-        """Send a datagram to the peer, from the address that it wrote to. A checkpoint.
+        """Send a datagram to the peer, from the address that it wrote to, as `AsyncDatagram.reply` does.
 
         Args:
             data: a bytes-like object.

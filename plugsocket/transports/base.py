@@ -30,7 +30,8 @@ ANCILLARY = 256  # bytes for the ancillary data of one message; a packet's infor
 SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h of Linux; Python has no name for it
 MEMINFO = struct.Struct("9I")  # SK_MEMINFO_VARS counters
 MEMINFO_DROPS = 8  # SK_MEMINFO_DROPS in include/uapi/linux/sock_diag.h
-LOOK_UP = struct.pack("@ll", 0, 50_000)  # a timeval of 50 ms: how often a reply without room looks whether it was cut
+LOOK_UP = 50_000  # microseconds after which a reply without room looks whether it was cut
+TIMEVALS = ("@ll", "@qq")  # seconds and microseconds; the second on 32-bit systems whose time has 64
 
 
 def open_socket(
@@ -200,7 +201,10 @@ class DatagramListener(SocketListener):
     ) -> None:
         super().__init__(DatagramSocket(sock.family, sock.type, sock.proto, sock.detach()), on_close)
         self.socket.setblocking(True)  # for replies; receiving is told not to wait
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, LOOK_UP)
+        for layout in TIMEVALS:
+            with suppress(OSError):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack(layout, 0, LOOK_UP))
+                break
         # One byte more shows that there was more. One buffer for all: a new one each time takes longer than receiving.
         self._buffer = bytearray(max_datagram + 1)
         self._kept = memoryview(self._buffer)[:max_datagram]
