@@ -7,7 +7,6 @@ drains and closes. Each time a scope is cancelled one moment later, until that w
 import errno
 import os
 import socket
-import threading
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -17,7 +16,6 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from zope.interface import directlyProvides, providedBy
 
 import plugsocket
 from plugsocket import (
@@ -48,6 +46,7 @@ from plugsocket.core.readiness import wait_readable
 from plugsocket.testing import EventRecorder
 from tests.kit import BEGUN, PROBLEMS, TIMEOUT, client
 from tests.leftovers import leaving_nothing
+from tests.trio_kit import Held
 
 SMALL = 4096  # bytes; with a send buffer of so many, no kernel takes in a large reply that is not read
 LARGE = bytes(2**22)
@@ -415,24 +414,6 @@ def test_cancelled_at_any_moment(endpoint: str, handler: Any, states: bytes, var
 
 
 # Binding
-
-
-class Held:
-    """A transport that listens when it is let, with an error or without."""
-
-    def __init__(self, transport: Any, error: OSError | None = None) -> None:
-        self._transport = transport
-        self._error = error
-        self.scheme = transport.scheme
-        self.reached, self.released = threading.Event(), threading.Event()
-        directlyProvides(self, providedBy(transport))
-
-    def listen(self) -> Any:
-        self.reached.set()
-        assert self.released.wait(TIMEOUT)
-        if self._error is not None:
-            raise self._error
-        return self._transport.listen()
 
 
 @pytest.mark.parametrize("who", ["start", "nursery"])

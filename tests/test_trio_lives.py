@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from zope.interface import directlyProvides, providedBy
 
 import plugsocket
 from plugsocket import (
@@ -39,28 +38,13 @@ from tests.kit import BEGUN, TIMEOUT, ask, async_busy, async_function, busy, cli
 from tests.programs import connect as connect_to
 from tests.programs import end_of, interrupt, line_of, program
 from tests.test_trio import connect, keep_it_busy
-from tests.trio_kit import exchange, quiet, run
+from tests.trio_kit import Held, exchange, quiet, run
 
 ENDPOINT = "tcp://127.0.0.1:0"
 CENTURY = 3e9  # seconds; no test has that much time, but the clock of one may
 
 
 # Beginning
-
-
-class Held:
-    """A transport that listens only once it is let."""
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self.scheme = transport.scheme
-        self.reached, self.released = threading.Event(), threading.Event()
-        directlyProvides(self, providedBy(transport))
-
-    def listen(self) -> Any:
-        self.reached.set()
-        assert self.released.wait(TIMEOUT)
-        return self._transport.listen()
 
 
 def test_started_means_that_every_listener_accepts(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What the tests of trio programs share."""
 
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
 import trustme
+from zope.interface import directlyProvides, providedBy
 
 import plugsocket
 from plugsocket import Server
@@ -53,3 +55,21 @@ def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     authority.issue_cert("localhost").configure_cert(of_server)
     authority.configure_trust(of_client)
     return of_server, of_client
+
+
+class Held:
+    """A transport that listens when it is let, with an error or without."""
+
+    def __init__(self, transport: Any, error: OSError | None = None) -> None:
+        self._transport = transport
+        self._error = error
+        self.scheme = transport.scheme
+        self.reached, self.released = threading.Event(), threading.Event()
+        directlyProvides(self, providedBy(transport))
+
+    def listen(self) -> Any:
+        self.reached.set()
+        assert self.released.wait(TIMEOUT)
+        if self._error is not None:
+            raise self._error
+        return self._transport.listen()
