@@ -1,5 +1,6 @@
 """What the failure of a handler means for the server: nothing, or its end."""
 
+import os
 import threading
 from typing import Any
 
@@ -11,7 +12,7 @@ from plugsocket import Abort, ChildError, Deadlines, Isolate, OptionError, Serve
 from plugsocket.core.events import HandlerFailed, HookFailed
 from plugsocket.core.interfaces import IFailurePolicy
 from plugsocket.testing import EventRecorder
-from tests.kit import HANDLERS, TIMEOUT, ask, client, serving, strategy_names
+from tests.kit import HANDLERS, TIMEOUT, ask, client, receive, serving, strategy_names
 from tests.test_matrix import COMPOSING
 from tests.trio_kit import echo, quiet, run
 
@@ -247,9 +248,13 @@ def test_what_is_no_kind_of_exception_is_refused(kinds: Any) -> None:
 
 
 @pytest.mark.parametrize("strategy", BESIDE)
-def test_who_fails_for_being_cut_fails_no_server(strategy: str, recorder: EventRecorder) -> None:
+@pytest.mark.parametrize("words", [b"", b"three"], ids=["idle", "busy"])
+def test_who_fails_for_a_stop_fails_no_server(words: bytes, strategy: str, recorder: EventRecorder) -> None:
+    """An idle one sees end of file at once, a busy one when it is cut."""
+
     def read_ten(connection: Any) -> None:
-        data = connection.socket.recv(1)
+        os.write(connection.fileno(), b"ready")
+        data = b""
         while len(data) < 10:
             if not (more := connection.socket.recv(10)):
                 raise ValueError(f"{len(data)} bytes are no request")
@@ -257,9 +262,9 @@ def test_who_fails_for_being_cut_fails_no_server(strategy: str, recorder: EventR
 
     server = quiet(Server(ENDPOINT, read_ten, strategy, on_failure="abort"), recorder)
     with server.start(), client(server) as sock:
-        sock.sendall(b"three")
-        assert server.wait(connections=1, timeout=TIMEOUT)
-        server.stop(grace=0.2)  # within which it reads what there is
+        sock.sendall(words)
+        assert receive(sock, 5) == b"ready"
+        server.stop(grace=0.2)
     recorder.wait_for(HandlerFailed)
     assert server.state is State.CLOSED
     assert server.cause is None

@@ -326,7 +326,7 @@ class Engine:
             self.ledger.count_ending(failure)
             event = HandlerFailed(request.id, request.peer, url, failure, job.seconds)
             self.events.emit(event)
-            if job not in self._given_up:  # else it may have failed for being cut, by a stop that was asked for
+            if not self.stopping:  # else it may have failed for the end that the stop, which was asked for, has it see
                 self._abort_for(event)
         if not job.endpoint.datagrams and ConnectionClosed in self.events.wanted:
             received, sent, _ = job.summary()

@@ -490,7 +490,8 @@ class IFailurePolicy(Interface):
     def aborts(failure: Any) -> bool:
         """Return whether the server is to end: `FAILED`, with the error as its cause, and whatever is under way cut.
 
-        If it raises, that is reported, and the server goes on.
+        If it raises, that is reported, and the server goes on. A server that is stopping does not ask: handlers may
+        fail for what the stop has them see.
 
         Args:
             failure: a `plugsocket.core.events.HandlerFailed`, which was reported already.
