@@ -129,6 +129,7 @@ def test_never_more_than_the_limit(
         ExitStack() as stack,
     ):
         socks = [stack.enter_context(client(server)) for _ in range(30)]
+        recorder.wait_for(ConnectionOpened, 3)  # they wait for what is sent next, so that three are under way at once
         for sock in socks:
             sock.sendall(b"x")
             sock.shutdown(socket.SHUT_WR)
