@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -56,9 +56,12 @@ class Fork(BlockingStrategy):
 
     Attributes:
         max_children: how many requests run at once; then requests wait in the kernel's queue.
+        inherit: whether a child keeps what the program has open, and its ways with signals, and is not told of its
+            end: as plain `os.fork` has it.
     """
 
     max_children: int = attrs.field(default=40, validator=integer(1))
+    inherit: bool = attrs.field(default=False, kw_only=True, validator=attrs.validators.instance_of(bool))
     capacity: int = attrs.field(
         default=attrs.Factory(lambda self: self.max_children, takes_self=True), init=False, repr=False
     )
@@ -105,15 +108,7 @@ class Fork(BlockingStrategy):
         code = 1
         try:
             signal.set_wakeup_fd(-1)  # which would wake the parent
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which lets its children finish
-            end_with_parent(parent, self._family.prctl)
-            try:
-                drop_descriptors(keep=(*job.filenos(), writer))
-            except OSError as error:
-                failure: BaseException | None = error
-            else:
-                failure = job.run_in_child()
+            failure = (None if self.inherit else self._leave_parent(job, writer, parent)) or job.run_in_child()
             os.set_blocking(writer, False)
             os.write(writer, describe(failure, job.summary()))
             code = 0 if failure is None else 1
@@ -123,6 +118,22 @@ class Fork(BlockingStrategy):
             finally:
                 _flush_streams()
                 os._exit(code)
+
+    def _leave_parent(self, job: Job, writer: int, parent: int) -> OSError | None:
+        """Let go of what is the parent's; return why that failed."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which lets its children finish
+        end_with_parent(parent, self._family.prctl)
+        try:
+            drop_descriptors(keep=(*job.filenos(), writer))
+        except OSError as error:
+            return error
+        return None
+
+    @property
+    def children(self) -> Collection[int]:
+        """The process ids of the children that there are."""
+        return tuple(self._family.children)
 
     def _reap(self, child: _Child) -> None:
         del self._family.children[child.pid]

@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections.abc import Collection
 
 import attrs
 
@@ -28,15 +29,16 @@ class Thread(BlockingStrategy):
     """A thread per request, out of a pool.
 
     A thread is started when a request finds none idle, up to `max_workers`; then requests wait in the kernel's queue.
-    The threads are daemons: a program that ends without stopping the server does not hang.
 
     Attributes:
         max_workers: how many requests run at once, and so how many threads there are at most.
-        idle_timeout: seconds after which a thread without work ends.
+        idle_timeout: seconds after which a thread without work ends; with 0 each request has a thread of its own.
+        daemon: whether the threads are daemons: a program that ends without stopping the server does not hang then.
     """
 
     max_workers: int = attrs.field(default=64, validator=integer(1))
     idle_timeout: float = attrs.field(default=30.0, kw_only=True, validator=seconds)
+    daemon: bool = attrs.field(default=True, kw_only=True, validator=attrs.validators.instance_of(bool))
     capacity: int = attrs.field(
         default=attrs.Factory(lambda self: self.max_workers, takes_self=True), init=False, repr=False
     )
@@ -63,7 +65,7 @@ class Thread(BlockingStrategy):
                 return
             pool.started += 1
             thread = threading.Thread(
-                target=self._work, args=(pool, job), name=f"plugsocket-{pool.started}", daemon=True
+                target=self._work, args=(pool, job), name=f"plugsocket-{pool.started}", daemon=self.daemon
             )
             pool.threads.add(thread)
         try:
@@ -85,7 +87,7 @@ class Thread(BlockingStrategy):
     def _next(self, pool: _Pool) -> Job | None:
         """Wait for a job; `None`, and out of the pool, when there was none for `idle_timeout` seconds, or it ends."""
         with pool.lock:
-            if pool.ending and pool.idle >= 0:
+            if (pool.ending and pool.idle >= 0) or not self.idle_timeout:
                 pool.threads.discard(threading.current_thread())
                 return None
             pool.idle += 1
@@ -100,11 +102,16 @@ class Thread(BlockingStrategy):
                         return None
                 # Somebody has just counted on this thread: its job is on the way.
 
+    @property
+    def threads(self) -> Collection[threading.Thread]:
+        """The threads that there are."""
+        return tuple(self._pool.threads)
+
     def join(self, timeout: float) -> bool:
-        """End the idle threads, and wait for all; one whose handler does not return is left behind."""
+        """End the idle threads, and wait for all but this; one whose handler does not return is left behind."""
         pool = self._pool
         with pool.lock:
-            threads = list(pool.threads)
+            threads = pool.threads - {threading.current_thread()}
             pool.ending = True
             while pool.idle > 0:
                 pool.idle -= 1

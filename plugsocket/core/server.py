@@ -427,7 +427,7 @@ class Server:
 
     # Stopping
 
-    def stop(self, grace: float | None = None) -> StopReport:
+    def stop(self, grace: float | None = None, *, wait: bool = True) -> StopReport:
         """Stop: close the listeners, tell the handlers, wait for them, and cut those that take longer.
 
         Callable in every state, from any thread, from a handler, from a forked child's handler, from a signal handler,
@@ -437,17 +437,18 @@ class Server:
         Args:
             grace: seconds that requests under way get, `inf` for as long as they take; by default the server's, which
                 it always is from a forked child. 0 cuts them now.
+            wait: whether to wait until the server is closed; else it only asks, as in a handler.
 
         Returns:
             How it went; not `finished` where it only asked, or where a handler could not be ended.
         """
         grace = self._terms.grace if grace is None else _checked_grace(grace)
-        if self._lifecycle.deferred(partial(self.stop, grace)):
+        if self._lifecycle.deferred(partial(self.stop, grace, wait=wait)):
             return ASKED
         report = self._ask_to_stop(grace)
         if report is not None:
             return report
-        if self._is_inside():
+        if self._is_inside() or not wait:
             self._enforce_elsewhere(grace)
             return ASKED
         self._enforce(grace)

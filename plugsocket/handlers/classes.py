@@ -80,7 +80,7 @@ class StreamRequestHandler(BaseRequestHandler):
         self.rfile = self.connection.makefile("rb", self.rbufsize)
         # An unbuffered socket file may write less than it is given; nobody expects that of a reply.
         self.wfile = (
-            _WholeWriter(self.connection) if self.wbufsize == 0 else self.connection.makefile("wb", self.wbufsize)
+            SocketWriter(self.connection) if self.wbufsize == 0 else self.connection.makefile("wb", self.wbufsize)
         )
 
     def finish(self) -> None:
@@ -98,21 +98,24 @@ class StreamRequestHandler(BaseRequestHandler):
             self.rfile.close()
 
 
-class _WholeWriter(io.BufferedIOBase):
+class SocketWriter(io.BufferedIOBase):
     """A file that sends all of what each `write()` is given; closing it leaves the socket open."""
 
     def __init__(self, sock: Socket) -> None:
         self._socket = sock
 
     def writable(self) -> bool:
+        """Return that it can be written to."""
         return True
 
     def write(self, data: Any) -> int:
+        """Send all of a bytes-like object; return how many bytes it has."""
         self._socket.sendall(data)
         with memoryview(data) as view:
             return view.nbytes
 
     def fileno(self) -> int:
+        """Return the socket's descriptor."""
         return self._socket.fileno()
 
 

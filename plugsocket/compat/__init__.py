@@ -1,0 +1,1 @@
+"""What makes programs written for other interfaces run on plugsocket."""

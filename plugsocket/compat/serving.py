@@ -1,0 +1,319 @@
+"""When a server of this package serves: the calls that begin, end and await it, in whatever thread they come.
+
+Each `serve_forever()` is another `plugsocket.Server`, composed of the socket, the hooks, and a strategy that has them
+called in the loop; or of a strategy for trio. It is over when `shutdown()` was called, and the socket stays open.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Collection
+from typing import Any
+
+import attrs
+from zope.interface import implementer
+
+from plugsocket.compat.listening import (
+    Failures,
+    HookedListener,
+    HookedRequest,
+    HookedTransport,
+    IHookedTransport,
+    RequestListener,
+)
+from plugsocket.compat.workers import Relay, own_strategy
+from plugsocket.core.errors import LifecycleError
+from plugsocket.core.events import AcceptFailed, AcceptRecovered
+from plugsocket.core.interfaces import (
+    IBlockingRunner,
+    IManagedStrategy,
+    IRouter,
+    IRunner,
+    ISyncHandler,
+    ITrioStrategy,
+    IView,
+)
+from plugsocket.core.lifecycle import FINAL, State
+from plugsocket.core.protocols import Watcher
+from plugsocket.core.registry import Registry, default_registry
+from plugsocket.core.reporting import log_events
+from plugsocket.core.server import Server
+
+LOOK = 0.005  # seconds between looks whether the loop is over, or in a handler
+
+
+class IInLoop(IManagedStrategy):
+    """Runs nothing: the requests were seen to when they were accepted."""
+
+
+@implementer(IInLoop)
+class InLoop:
+    """The strategy of servers whose hooks run in the loop.
+
+    Args:
+        relay: how workers beside the loop have their descriptors watched.
+    """
+
+    name = "socketserver"
+    capacity = 1
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._watcher: Watcher | None = None
+
+    def spawn(self, job: Any) -> None:
+        """Is not called: what was accepted is seen to."""
+        raise NotImplementedError
+
+    def open(self, watcher: Watcher) -> None:
+        """Have the loop watch what the workers want watched."""
+        self._watcher = watcher
+        self._relay.attach(watcher)
+
+    def cut(self, force: bool) -> bool:  # noqa: ARG002 - there is nothing to force
+        """Leave alone what runs beside the loop, which `server_close()` waits for."""
+        return False
+
+    def join(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
+        """Let go of the loop."""
+        if self._watcher is not None:
+            self._relay.detach(self._watcher)
+        self._watcher = None
+        return True
+
+    def __repr__(self) -> str:
+        return "the loop of socketserver"
+
+
+@implementer(IBlockingRunner, IRouter)
+class SeenToRunner:
+    """Leaves every request to where it was seen to."""
+
+    capacity = 1
+
+    def __init__(self, handler: Any, strategy: InLoop) -> None:  # noqa: ARG002 - the form of every runner
+        self.spawn = strategy.spawn
+
+    def route(self, endpoint: Any, request: Any) -> bool:  # noqa: ARG002 - the form of every router
+        """Say that the request is taken care of."""
+        return True
+
+    def expect(self, job: Any) -> None:
+        """Is not called: no job begins here."""
+
+    def end_idle(self) -> Collection[Any]:
+        """Return nothing: no job takes requests."""
+        return ()
+
+
+def _handle(request: HookedRequest) -> None:
+    request.process()
+
+
+def _is_welcome(request: Any) -> bool:
+    return bool(request.is_welcome())
+
+
+def _view(request: HookedRequest, closing: Any) -> HookedRequest:  # noqa: ARG001 - the form of every view
+    return request
+
+
+REGISTRY = Registry("plugsocket.compat.socketserver", bases=(default_registry,))
+REGISTRY.register(SeenToRunner, (ISyncHandler, IInLoop), IRunner)
+REGISTRY.register(_view, (IHookedTransport, ISyncHandler), IView)
+
+
+@attrs.frozen
+class _Kept:
+    inner: Server
+    listener: HookedListener | RequestListener
+    fileno: int  # of the socket when it was kept, which another one may have taken the place of since
+
+
+class Loop:
+    """The serving of one server, by one thread at a time; and `handle_request()`, by any number of them.
+
+    Args:
+        server: whose hooks are called.
+
+    Attributes:
+        relay: how workers beside the loop have their descriptors watched.
+        failures: where the server puts what `get_request()` raised.
+        is_shut_down: set while `serve_forever()` does not run.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self.failures: Failures = {}
+        self.is_shut_down = threading.Event()
+        self._server = server
+        self._lock = threading.RLock()  # signal handlers take it too, whatever they interrupt
+        self._begin_process()
+
+    def _begin_process(self) -> None:
+        """Start afresh: after a fork, what the parent has running is not the child's."""
+        self._pid = os.getpid()
+        self.relay = Relay()
+        self._running: dict[Server, HookedListener | RequestListener] = {}
+        self._kept: _Kept | None = None  # of handle_request(), for the next one
+        self._thread: int | None = None  # which is in serve_forever()
+        self._awaited = True  # whether a stop that comes while nobody serves is meant for who begins to
+        self._asked = False
+        self.is_shut_down.set()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            self._begin_process()
+
+    def _make(self, *, lenient: bool) -> Server:
+        server = self._server
+        if server.fileno() < 0:
+            raise ValueError(f"{server!r} is closed; its socket cannot be served any more")
+        strategy = own_strategy(server)
+        batches = server._takes_batches()  # noqa: SLF001 - of this package
+        if strategy is not None and ITrioStrategy.providedBy(strategy):
+            requests = RequestListener(server, self.failures, batches=batches, lenient=lenient)
+            inner = Server(HookedTransport(requests), _handle, strategy, verify=_is_welcome, registry=REGISTRY)
+            self._running[inner] = requests
+        else:
+            hooked = HookedListener(server, self.failures, batches=batches, lenient=lenient)
+            inner = hooked.inner = Server(HookedTransport(hooked), _handle, InLoop(self.relay), registry=REGISTRY)
+            self._running[inner] = hooked
+        inner.unsubscribe(log_events)
+        inner.subscribe(log_events, AcceptFailed, AcceptRecovered)
+        inner.bind()
+        return inner
+
+    # serve_forever()
+
+    def serve(self, interval: float | None) -> None:
+        """Serve in this thread until stopped.
+
+        Args:
+            interval: seconds after which `service_actions()` is called again; `None` if that does nothing.
+
+        Raises:
+            LifecycleError: another thread does.
+            ValueError: the socket is closed.
+            OSError: the socket failed for good.
+        """
+        inner = self._begin()
+        try:
+            if self._asked:
+                return
+            if interval is None:
+                inner.serve_forever()
+            while inner.state not in FINAL:
+                inner.handle_request(interval)
+                self._server.service_actions()
+        except LifecycleError:
+            if inner.state not in FINAL:  # else it was stopped this moment
+                raise
+        finally:
+            self._end(inner)
+
+    def _begin(self) -> Server:
+        with self._lock:
+            self._check_process()
+            if self._thread is not None:
+                raise LifecycleError(f"{self._server!r} serves already, in another thread; one can at a time")
+            self._awaited = True
+            self._drop_kept()
+            inner = self._make(lenient=False)
+            self._thread = threading.get_ident()
+            self.is_shut_down.clear()
+            self._awaited = False
+            return inner
+
+    def _end(self, inner: Server) -> None:
+        with self._lock:
+            if inner.state not in FINAL:
+                inner.stop(0)
+            self._running.pop(inner, None)
+            self._thread = None
+            self._asked = False
+            self.is_shut_down.set()
+
+    # shutdown() and server_close()
+
+    def stop(self, *, wait: bool = True) -> None:
+        """Have `serve_forever()` and `handle_request()` end.
+
+        Args:
+            wait: whether to wait until they have; they are not waited for in the thread that serves, in a handler, and
+                in a forked child, whose parent is asked.
+        """
+        with self._lock:
+            running = list(self._running)
+            self._asked = self._asked or (self._awaited and not running)
+        reports = [inner.stop(math.inf, wait=wait) for inner in running]
+        if wait and all(report.finished for report in reports):
+            self.is_shut_down.wait()
+
+    def is_stopping(self) -> bool:
+        """Whether a stop was asked for that is not over."""
+        return self._asked or any(inner.state is State.DRAINING for inner in list(self._running))
+
+    def close(self) -> None:
+        """End what runs, since the socket is about to be closed; wait for it, but not for a handler in the loop."""
+        with self._lock:
+            self._check_process()
+            running = dict(self._running)
+            self._drop_kept()
+        for inner, listener in running.items():
+            if isinstance(listener, HookedListener):
+                inner.stop(math.inf, wait=False)
+                self._await(listener)
+            else:
+                grace = self._server.grace
+                inner.stop(math.inf if grace is None else grace)
+
+    def _await(self, listener: HookedListener) -> None:
+        """Wait for the end of the loop, or for a handler that runs in it, which may be waiting for the caller."""
+        while self._thread not in (None, threading.get_ident()) and not listener.handling:
+            if self.is_shut_down.wait(LOOK):
+                return
+
+    # handle_request()
+
+    def handle_one(self, timeout: float | None) -> bool:
+        """Have one request handled.
+
+        Args:
+            timeout: seconds to wait for it; `None` for ever.
+
+        Returns:
+            Whether there was one, or the waiting was ended by `stop()`.
+        """
+        inner = self._borrow()
+        try:
+            return inner.handle_request(timeout) or inner.state is not State.BOUND
+        except LifecycleError:
+            if inner.state not in FINAL:  # else it was stopped this moment
+                raise
+            return True
+        finally:
+            self._give_back(inner)
+
+    def _borrow(self) -> Server:
+        with self._lock:
+            self._check_process()
+            kept = self._kept
+            if kept is None or kept.fileno != self._server.fileno():
+                self._drop_kept()
+                return self._make(lenient=True)
+            self._kept = None
+            self._running[kept.inner] = kept.listener
+            return kept.inner
+
+    def _give_back(self, inner: Server) -> None:
+        with self._lock:
+            listener = self._running.pop(inner)
+            if inner.state is State.BOUND and self._kept is None:
+                self._kept = _Kept(inner, listener, self._server.fileno())
+            else:
+                inner.stop(0)
+
+    def _drop_kept(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.inner.stop(0)

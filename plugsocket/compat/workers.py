@@ -1,0 +1,279 @@
+"""What handles requests beside the loop of a server: a strategy, and the account of what it has under way."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any, cast
+
+import attrs
+from zope.interface import implementer
+
+from plugsocket.compat.hooks import cut, finish, logger
+from plugsocket.core.errors import OptionError
+from plugsocket.core.interfaces import IJob, IStrategy, ITrioStrategy, IWatcher
+from plugsocket.core.protocols import BlockingStrategy, Strategy, Watcher
+from plugsocket.core.specs import strategy as make_strategy
+
+ATTRIBUTE = "_plugsocket_workers"  # of a server, which may be one of the standard library's with a mix-in of ours
+PATIENCE = 1.0  # seconds that handlers get to notice that they were cut, and children that they were told to end
+A_WHILE = 0.1  # seconds between looks for room, where no loop is there to be told of it
+
+
+@implementer(IJob)
+class RequestJob:
+    """A request on its way through the hooks of a server.
+
+    Args:
+        server: whose hooks.
+        request: as `get_request()` gave it.
+        client_address: likewise.
+        workers: keep the account.
+    """
+
+    __slots__ = ("_closed", "_workers", "client_address", "request", "server")
+
+    def __init__(self, server: Any, request: Any, client_address: Any, workers: "Workers") -> None:
+        self.server = server
+        self.request = request
+        self.client_address = client_address
+        self._workers = workers
+        self._closed = False
+
+    @property
+    def peer(self) -> Any:
+        """The client's address."""
+        return self.client_address
+
+    def __call__(self) -> bool:
+        """Have it handled, in whatever thread this is; see `IJob`."""
+        try:
+            in_thread = getattr(self.server, "process_request_thread", None)
+            if in_thread is not None:
+                in_thread(self.request, self.client_address)
+            else:
+                finish(self.server, self.request, self.client_address)
+        finally:
+            self._workers.end(self)
+        return True
+
+    def filenos(self) -> Collection[int]:
+        """Return the descriptor that a handler in another process answers with."""
+        return (self._socket.fileno(),)
+
+    @property
+    def _socket(self) -> Any:
+        return self.request[1] if isinstance(self.request, tuple) else self.request
+
+    def run_in_child(self) -> BaseException | None:
+        """Have it handled in a forked child, which says itself what went wrong; see `IJob`."""
+        listener = getattr(self.server, "socket", None)
+        if listener is not None and listener is not self._socket:
+            listener.close()  # or else nobody could bind its address while this child lives
+        try:
+            finish(self.server, self.request, self.client_address)
+        except BaseException as error:  # noqa: BLE001 - the process ends with it
+            _say_the_end(error)
+        return None
+
+    def summary(self) -> tuple[int, int, bool]:
+        """Return nothing worth telling: these connections keep no account."""
+        return (0, 0, False)
+
+    def adopt(self, summary: tuple[int, int, bool]) -> None:
+        """Have nothing to take over."""
+
+    def cut(self) -> None:
+        """Wake a handler in a thread that waits for the client."""
+        cut(self.request)
+
+    def close(self) -> None:
+        """Close the parent's copy of what a child handles. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.server.close_request(self.request)
+
+    def finish(self, failure: BaseException | None = None) -> None:
+        """Say that the child is done; how it died is logged, since it could not say so itself."""
+        if failure is not None:
+            logger.error("request from %s: %s", self.client_address, failure)
+        self.close()
+        self._workers.end(self)
+
+
+def _say_the_end(error: BaseException) -> None:
+    """Do what the end of a program does about an exception."""
+    if not isinstance(error, SystemExit):
+        sys.excepthook(type(error), error, error.__traceback__)
+    elif error.code is not None and not isinstance(error.code, int):
+        with suppress(Exception):  # closed, None, or its reader is gone: nobody is left to tell
+            sys.stderr.write(f"{error.code}\n")
+
+
+@implementer(IWatcher)
+class Relay:
+    """Has descriptors watched by whatever loop runs at the moment, if any."""
+
+    def __init__(self) -> None:
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._loop: Watcher | None = None
+
+    def watch(self, fileno: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the descriptor is readable and a loop runs; see `IWatcher`."""
+        self._callbacks[fileno] = callback
+        if self._loop is not None:
+            self._loop.watch(fileno, callback)
+
+    def unwatch(self, fileno: int) -> None:
+        """Stop watching; see `IWatcher`."""
+        self._callbacks.pop(fileno, None)
+        if self._loop is not None:
+            self._loop.unwatch(fileno)
+
+    def attach(self, loop: Watcher) -> None:
+        """Have a loop watch, unless another one does."""
+        if self._loop is None:
+            self._loop = loop
+            for fileno, callback in self._callbacks.items():
+                loop.watch(fileno, callback)
+
+    def detach(self, loop: Watcher) -> None:
+        """Let a loop watch no more, which is about to end."""
+        if self._loop is loop:
+            self._loop = None
+            for fileno in self._callbacks:
+                loop.unwatch(fileno)
+
+
+class Workers:
+    """Has requests handled beside the loop.
+
+    Args:
+        server: whose requests.
+        strategy: what runs them.
+        capacity: says how many may be under way now.
+        relay: how the strategy has its descriptors watched.
+
+    Attributes:
+        strategy: what runs them.
+        on_room: called, in whatever thread, when a request has ended; `None` if nobody waits for that.
+    """
+
+    def __init__(self, server: Any, strategy: BlockingStrategy, capacity: Callable[[], float], relay: Relay) -> None:
+        self.strategy = strategy
+        self.on_room: Callable[[], object] | None = None
+        self._server = server
+        self._capacity = capacity
+        self._active: set[RequestJob] = set()
+        self._pid = os.getpid()
+        strategy.open(relay)  # type: ignore[attr-defined]
+
+    def is_full(self) -> bool:
+        """Whether as many are under way as may be."""
+        return len(self._active) >= self._capacity()
+
+    def spawn(self, request: Any, client_address: Any) -> RequestJob:
+        """Have a request handled; where no loop sees to it that there is room, wait for some.
+
+        Raises:
+            Exception: it could not be started; the request is the caller's still.
+        """
+        while self.is_full():
+            self.strategy.join(A_WHILE)  # type: ignore[attr-defined]
+        job = RequestJob(self._server, request, client_address, self)
+        self._active.add(job)
+        try:
+            self.strategy.spawn(job)
+        except BaseException:
+            self._active.discard(job)
+            raise
+        return job
+
+    def end(self, job: RequestJob) -> None:
+        """Take note that a request is not under way any more."""
+        self._active.discard(job)
+        on_room, self.on_room = self.on_room, None
+        if on_room is not None:
+            on_room()
+
+    def close(self, grace: float | None) -> None:
+        """Wait for what is under way.
+
+        Args:
+            grace: seconds until connections are cut, and children terminated; `None` for never.
+        """
+        strategy: Any = self.strategy
+        if os.getpid() != self._pid:
+            return  # threads and children are the parent's
+        if strategy.join(threading.TIMEOUT_MAX if grace is None else grace):
+            return
+        for job in list(self._active):
+            job.cut()
+        if strategy.join(PATIENCE):
+            return
+        for force in (False, True):
+            if strategy.cut(force) and strategy.join(PATIENCE):
+                return
+
+
+def own_strategy(server: Any) -> Strategy | None:
+    """Return the strategy that a server was given, as an instance of its own, since an instance serves one server.
+
+    Raises:
+        OptionError: it is none.
+        PluginError: a string names one that is not there.
+    """
+    given: Any = getattr(server, "strategy", None)
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return make_strategy(given)
+    if not IStrategy.providedBy(given):
+        raise OptionError(f"strategy of {type(server).__name__} must be a strategy or its string, not {given!r}")
+    own: Any = given  # which says nothing of attrs
+    return cast("Strategy", attrs.evolve(own) if attrs.has(type(own)) else own)
+
+
+def workers_of(
+    server: Any, default: Callable[[], BlockingStrategy] | None = None, most: Callable[[], float] | None = None
+) -> Workers | None:
+    """Return what handles the requests of a server beside its loop; it is made with the first request.
+
+    Args:
+        server: whose requests.
+        default: makes the strategy of a server that was given none.
+        most: says how many requests the default strategy may have under way.
+
+    Returns:
+        The workers; `None` if the loop is trio's, whose threads are where the hooks are called.
+    """
+    workers: Workers | None = vars(server).get(ATTRIBUTE)
+    if workers is not None:
+        return workers
+    given: Any = own_strategy(server)
+    if given is not None and ITrioStrategy.providedBy(given):
+        return None
+    loop = vars(server).get("_plugsocket_loop")
+    relay = Relay() if loop is None else loop.relay
+    if given is not None:
+        workers = Workers(server, given, lambda: float(given.capacity), relay)
+    else:
+        assert default is not None, "the class has a strategy, or was given one"
+        assert most is not None, "the class knows how many"
+        workers = Workers(server, default(), most, relay)
+    setattr(server, ATTRIBUTE, workers)
+    return workers
+
+
+def strategy_of(server: Any) -> Strategy | None:
+    """Return the strategy of a server that handles requests beside its loop; `None` while there was no request."""
+    workers: Workers | None = vars(server).get(ATTRIBUTE)
+    return None if workers is None else workers.strategy
+
+
+def close_workers(server: Any) -> None:
+    """Wait for what is under way, as long as `grace` of the server has it."""
+    workers: Workers | None = vars(server).pop(ATTRIBUTE, None)
+    if workers is not None:
+        workers.close(getattr(server, "grace", None))
