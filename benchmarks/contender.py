@@ -64,13 +64,13 @@ def resident(process: int | str) -> int:
     raise AssertionError("smaps_rollup has no Rss, which proc(5) promises")
 
 
-def announce(port: int, counters: Callable[[], Mapping[str, int]] = dict) -> None:
-    """Tell the port on standard output, and from now on the figures whenever SIGUSR1 comes, one line of JSON each.
+def announce(address: int | str, counters: Callable[[], Mapping[str, int]] = dict) -> None:
+    """Tell port or path on standard output, and from now on the figures whenever SIGUSR1 comes, one line of JSON each.
 
     A signal, since it needs no thread in a server that forks.
 
     Args:
-        port: where the server listens already.
+        address: where the server listens already: a port, or a path.
         counters: what the server itself has counted; a server without counters leaves it out.
     """
 
@@ -79,8 +79,8 @@ def announce(port: int, counters: Callable[[], Mapping[str, int]] = dict) -> Non
         _tell({"cpu": sum(usage.ru_utime + usage.ru_stime for usage in usages), **counters()})
 
     signal.signal(signal.SIGUSR1, report)
-    _tell({"port": port})
+    _tell({"address": address})
 
 
-def _tell(what: Mapping[str, float]) -> None:
+def _tell(what: Mapping[str, float | str]) -> None:
     os.write(1, json.dumps(what).encode() + b"\n")

@@ -1,4 +1,6 @@
-"""The load generator: `load.py tcp|open|idle|udp PORT COUNT`. It prints one line of JSON and ends with its input.
+"""The load generator: `load.py tcp|open|idle|udp ADDRESS COUNT`. It prints one line of JSON and ends with its input.
+
+The address is a port, or the path of a Unix socket.
 
 The exit status is 0 if every echo was right. Raw sockets and one `poll`, since it has to be faster than what it
 measures. It always has `AT_ONCE` requests under way.
@@ -22,6 +24,15 @@ RESET = struct.pack("ii", 1, 0)
 CLOSED: int = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
+Address = tuple[str, int] | str
+"""Host and port, or a path."""
+
+
+def family_of(address: Address) -> int:
+    """Tell the family of an address."""
+    return socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+
+
 class WrongEchoError(Exception):
     """What came back is not what was sent."""
 
@@ -31,7 +42,7 @@ def _check(got: bytes, sent: bytes) -> None:
         raise WrongEchoError(f"{got!r} came back for {sent!r}")
 
 
-def connections(port: int, count: int) -> int:
+def connections(address: Address, count: int) -> int:
     """Connect, send, receive up to end of file, close: `count` times.
 
     Returns:
@@ -47,8 +58,8 @@ def connections(port: int, count: int) -> int:
 
     def begin(number: int) -> None:
         message = b"request %8d" % number
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.connect((HOST, port))
+        sock = socket.socket(family_of(address), socket.SOCK_STREAM)
+        sock.connect(address)
         sock.send(message)
         poll.register(sock, CLOSED)
         open_ones[sock.fileno()] = sock, message
@@ -75,7 +86,7 @@ def connections(port: int, count: int) -> int:
     return right
 
 
-def conversation(port: int, count: int) -> int:
+def conversation(address: Address, count: int) -> int:
     """Send requests over `AT_ONCE` connections that stay open, and receive the replies: `count` times in all.
 
     Returns:
@@ -89,7 +100,7 @@ def conversation(port: int, count: int) -> int:
     poll = select.poll()
     under_way: dict[int, tuple[socket.socket, bytes]] = {}
     begun = right = 0
-    for begun, sock in enumerate(_connected(port, min(count, AT_ONCE))):
+    for begun, sock in enumerate(_connected(address, min(count, AT_ONCE))):
         message = b"request %8d" % begun
         sock.send(message)
         poll.register(sock, select.POLLIN)
@@ -111,7 +122,7 @@ def conversation(port: int, count: int) -> int:
     return right
 
 
-def idle(port: int, count: int) -> int:
+def idle(address: Address, count: int) -> int:
     """Open `count` connections that stay open, each after one echo, so that its handler is known to wait.
 
     Returns:
@@ -123,7 +134,7 @@ def idle(port: int, count: int) -> int:
     """
     right = 0
     while right < count:
-        batch = _connected(port, min(count - right, AT_ONCE))
+        batch = _connected(address, min(count - right, AT_ONCE))
         for sock in batch:
             sock.send(b"request")
         for sock in batch:
@@ -132,9 +143,12 @@ def idle(port: int, count: int) -> int:
     return right
 
 
-def _connected(port: int, count: int) -> list[socket.socket]:
+def _connected(address: Address, count: int) -> list[socket.socket]:
     """Open connections, which end with this process."""
-    socks = [socket.create_connection((HOST, port), timeout=PATIENCE / 1000) for _ in range(count)]
+    socks = [socket.socket(family_of(address), socket.SOCK_STREAM) for _ in range(count)]
+    for sock in socks:
+        sock.settimeout(PATIENCE / 1000)
+        sock.connect(address)
     kept.extend(socks)
     return socks
 
@@ -142,7 +156,7 @@ def _connected(port: int, count: int) -> list[socket.socket]:
 kept: list[socket.socket] = []
 
 
-def datagrams(port: int, count: int) -> int:
+def datagrams(address: Address, count: int) -> int:
     """Send datagrams and receive the replies: `count` times.
 
     Returns:
@@ -152,9 +166,12 @@ def datagrams(port: int, count: int) -> int:
         WrongEchoError: one was not, or came twice.
         TimeoutError: nothing came back any more.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    family = family_of(address)
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(PATIENCE / 1000)
-        sock.connect((HOST, port))
+        if family != socket.AF_INET:
+            sock.bind("")  # a name that the system chooses, to which the server can reply (unix(7))
+        sock.connect(address)
         under_way = {b"request %8d" % number for number in range(min(count, AT_ONCE))}
         for message in under_way:
             sock.send(message)
@@ -179,10 +196,11 @@ def main() -> None:
     That is how many echoes were right, how many connections or datagrams the server has to count, the seconds that it
     took, and those of the processor.
     """
-    kind, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    kind, count = sys.argv[1], int(sys.argv[3])
+    address: Address = (HOST, int(sys.argv[2])) if sys.argv[2].isdigit() else sys.argv[2]
     run = {"tcp": connections, "open": conversation, "idle": idle, "udp": datagrams}[kind]
     began, cpu = time.perf_counter(), time.process_time()
-    right = run(port, count)
+    right = run(address, count)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     sys.stdout.write(json.dumps({"right": right, "came": len(kept) or right, "seconds": seconds, "cpu": cpu}) + "\n")
     sys.stdout.flush()

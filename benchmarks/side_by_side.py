@@ -186,16 +186,16 @@ def _start(command: Sequence[str], core: int | None, **options: Any) -> "subproc
     return process
 
 
-def _read(process: "subprocess.Popen[str]") -> dict[str, float]:
+def _read(process: "subprocess.Popen[str]") -> dict[str, Any]:
     assert process.stdout is not None, "it was started with a pipe"
     line = process.stdout.readline()
     if not line:
         raise BenchmarkError(f"{process.args!r} ended without a word, status {process.wait()}")
-    told: dict[str, float] = json.loads(line)
+    told: dict[str, Any] = json.loads(line)
     return told
 
 
-def _figures(server: "subprocess.Popen[str]") -> dict[str, float]:
+def _figures(server: "subprocess.Popen[str]") -> dict[str, Any]:
     server.send_signal(signal.SIGUSR1)
     return _read(server)
 
@@ -203,8 +203,9 @@ def _figures(server: "subprocess.Popen[str]") -> dict[str, float]:
 @contextmanager
 def _serving(contender: Contender, core: int | None) -> Iterator["subprocess.Popen[str]"]:
     """Have a contender's process for the length of a block. What it wrote to standard error is an error afterwards."""
-    with tempfile.TemporaryFile("w+") as complaints:
-        process = _start(contender.command, core, stderr=complaints)
+    # A server is terminated, and so leaves to us what it put into the folder, such as a Unix socket.
+    with tempfile.TemporaryFile("w+") as complaints, tempfile.TemporaryDirectory() as folder:
+        process = _start(contender.command, core, stderr=complaints, env={**os.environ, "TMPDIR": folder})
         try:
             yield process
         finally:
@@ -219,9 +220,9 @@ def _serving(contender: Contender, core: int | None) -> Iterator["subprocess.Pop
 
 
 @contextmanager
-def _load(kind: str, port: int, count: int, core: int | None) -> Iterator[dict[str, float]]:
+def _load(kind: str, where: str, count: int, core: int | None) -> Iterator[dict[str, Any]]:
     """Run the load generator; for the length of a block, its connections that stay open do so."""
-    process = _start(("load.py", kind, str(port), str(count)), core, stdin=subprocess.PIPE)
+    process = _start(("load.py", kind, where, str(count)), core, stdin=subprocess.PIPE)
     watchdog = threading.Timer(TIMEOUT, process.kill)
     watchdog.start()
     try:
@@ -244,12 +245,12 @@ def measure(pair: Pair, contender: Contender, count: int, cores: Cores) -> Sampl
     """
     warming = AT_ONCE if pair.memory else max(AT_ONCE, count // 20)  # for memory just the code, and no connections
     with _serving(contender, cores.server) as server:
-        port = int(_read(server)["port"])
-        with _load(pair.load, port, warming, cores.load):  # caches, and the pool of threads
+        where = str(_read(server)["address"])
+        with _load(pair.load, where, warming, cores.load):  # caches, and the pool of threads
             pass
         time.sleep(pair.settle)
         before, memory = _figures(server), resident(server.pid)
-        with _load(pair.load, port, count, cores.load) as told:
+        with _load(pair.load, where, count, cores.load) as told:
             time.sleep(pair.settle)
             after, memory = _figures(server), resident(server.pid) - memory
     if "accepted" in after and (after["accepted"] - before["accepted"] != told["came"] or after["lost"]):

@@ -1,27 +1,16 @@
 """What several rooms do with a server's hooks, and with requests."""
 
-import logging
 import socket
 from contextlib import suppress
 from typing import Any
-
-logger = logging.getLogger("plugsocket")
-
-
-def report(server: Any, request: Any, client_address: Any) -> None:
-    """Have the exception that is being handled reported; that reporting fails does no harm to the server."""
-    try:
-        server.handle_error(request, client_address)
-    except Exception:
-        logger.exception("handle_error() failed for a request from %s", client_address)
 
 
 def finish(server: Any, request: Any, client_address: Any) -> None:
     """Have a request handled, and closed whatever happens."""
     try:
         server.finish_request(request, client_address)
-    except Exception:  # noqa: BLE001 - whatever a handler raises is reported
-        report(server, request, client_address)
+    except Exception:  # noqa: BLE001 - whatever a handler raises, the hook reports
+        server.handle_error(request, client_address)
     finally:
         server.shutdown_request(request)
 

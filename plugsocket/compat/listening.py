@@ -6,6 +6,7 @@ now or is over. Under a strategy for trio, whose loop cannot be held up, they ar
 
 import errno
 import threading
+import weakref
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 
 from zope.interface import implementer
 
-from plugsocket.compat.hooks import cut, report
+from plugsocket.compat.hooks import cut
 from plugsocket.compat.workers import ATTRIBUTE, Workers
 from plugsocket.core.accepting import BACK_OFF
 from plugsocket.core.errors import LifecycleError
@@ -21,7 +22,9 @@ from plugsocket.core.interfaces import IListener, IRequest, ITransport
 from plugsocket.core.readiness import wait_readable
 from plugsocket.core.server import Server
 
-Failures: TypeAlias = dict[int, OSError]
+FOR_THE_LOOP = BACK_OFF | {errno.EAGAIN, errno.EWOULDBLOCK}
+
+Failures: TypeAlias = dict[int, Exception]
 """What `get_request()` raised last, by the thread in which it did."""
 
 
@@ -61,11 +64,16 @@ class _Listener:
     """
 
     def __init__(self, server: Any, failures: "Failures", *, batches: bool, lenient: bool) -> None:
-        self.server = server
+        self._reference = weakref.ref(server)
         self.address = server.server_address
         self._failures = failures
         self._batches = batches
         self._lenient = lenient
+
+    @property
+    def server(self) -> Any:
+        """The server, which lives as long as it is being served."""
+        return self._reference()
 
     def fileno(self) -> int:
         """Return the server's descriptor."""
@@ -76,11 +84,11 @@ class _Listener:
 
     def _check_readable(self) -> None:
         if not self._batches and not wait_readable(self.fileno(), 0):
-            raise BlockingIOError
+            raise BlockingIOError(errno.EAGAIN, "nothing is waiting")
 
-    def _weigh(self, failure: OSError) -> None:
+    def _weigh(self, failure: Exception) -> None:
         """Raise a failure of `get_request()` if the loop is to do something about it."""
-        if isinstance(failure, BlockingIOError) or failure.errno in BACK_OFF or self.fileno() < 0:
+        if isinstance(failure, OSError) and (failure.errno in FOR_THE_LOOP or self.fileno() < 0):
             raise failure
         if not self._lenient:
             # With whatever else a hook raised, such as an error of TLS, the connection is gone, and not the socket.
@@ -105,6 +113,17 @@ class SeenTo:
         """Have nothing to close."""
 
 
+class Raised(SeenTo):
+    """One that a hook, such as `handle_error()`, made an end of the server.
+
+    Args:
+        error: what it raised.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 SEEN_TO = SeenTo()
 
 
@@ -121,13 +140,13 @@ class HookedListener(_Listener):
         workers: Workers | None = vars(server).get(ATTRIBUTE)
         if workers is not None and workers.is_full():
             self._wait_for_room(workers)
-            raise BlockingIOError
+            raise BlockingIOError(errno.EAGAIN, "nothing is waiting")
         self._check_readable()
         self.handling = True
         try:
             server._handle_request_noblock()  # noqa: SLF001 - a hook too, for programs that there are
-        except Exception:  # noqa: BLE001 - a hook of somebody else's
-            report(server, None, None)
+        except BaseException as error:  # noqa: BLE001 - it is raised on, not to be taken for an error of accepting
+            return Raised(error)
         finally:
             self.handling = False
         if self._failures and (failure := self._failures.pop(threading.get_ident(), None)) is not None:
@@ -170,7 +189,7 @@ class HookedRequest:
         try:
             return bool(self._server.verify_request(self.payload, self.peer))
         except Exception:  # noqa: BLE001 - a hook of somebody else's
-            report(self._server, self.payload, self.peer)
+            self._server.handle_error(self.payload, self.peer)
             return False
 
     def process(self) -> None:
@@ -179,7 +198,7 @@ class HookedRequest:
         try:
             self._server.process_request(self.payload, self.peer)
         except Exception:  # noqa: BLE001 - a hook of somebody else's
-            report(self._server, self.payload, self.peer)
+            self._server.handle_error(self.payload, self.peer)
             self._server.shutdown_request(self.payload)
 
     def filenos(self) -> Collection[int]:
@@ -209,6 +228,6 @@ class RequestListener(_Listener):
         except OSError as error:
             self._weigh(error)
         except Exception as error:  # noqa: BLE001 - a hook of somebody else's
-            report(self.server, None, None)
-            self._weigh(ConnectionAbortedError(errno.ECONNABORTED, f"get_request() raised {error!r}"))
-        raise BlockingIOError
+            self.server.handle_error(None, None)
+            self._weigh(error)
+        raise BlockingIOError(errno.EAGAIN, "nothing is waiting")

@@ -7,7 +7,8 @@ called in the loop; or of a strategy for trio. It is over when `shutdown()` was 
 import math
 import os
 import threading
-from collections.abc import Collection
+import weakref
+from collections.abc import Callable, Collection
 from typing import Any
 
 import attrs
@@ -19,6 +20,7 @@ from plugsocket.compat.listening import (
     HookedRequest,
     HookedTransport,
     IHookedTransport,
+    Raised,
     RequestListener,
 )
 from plugsocket.compat.workers import Relay, own_strategy
@@ -96,6 +98,8 @@ class SeenToRunner:
 
     def route(self, endpoint: Any, request: Any) -> bool:  # noqa: ARG002 - the form of every router
         """Say that the request is taken care of."""
+        if isinstance(request, Raised):
+            raise request.error
         return True
 
     def expect(self, job: Any) -> None:
@@ -135,17 +139,19 @@ class Loop:
 
     Args:
         server: whose hooks are called.
+        takes_batches: has `get_request()` of a server not wait from then on, and returns whether it does not.
 
     Attributes:
         relay: how workers beside the loop have their descriptors watched.
-        failures: where the server puts what `get_request()` raised.
         is_shut_down: set while `serve_forever()` does not run.
     """
 
-    def __init__(self, server: Any) -> None:
-        self.failures: Failures = {}
+    def __init__(self, server: Any, takes_batches: Callable[[Any], bool]) -> None:
         self.is_shut_down = threading.Event()
-        self._server = server
+        self._failures: Failures = {}
+        self._reference = weakref.ref(server)
+        self._takes_batches = takes_batches
+        weakref.finalize(server, self._drop_kept)
         self._lock = threading.RLock()  # signal handlers take it too, whatever they interrupt
         self._begin_process()
 
@@ -160,6 +166,14 @@ class Loop:
         self._asked = False
         self.is_shut_down.set()
 
+    @property
+    def _server(self) -> Any:
+        return self._reference()  # which lives as long as somebody calls it
+
+    def failed(self, error: Exception) -> None:
+        """Take note of what `get_request()` raised, in the thread in which it did."""
+        self._failures[threading.get_ident()] = error
+
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             self._begin_process()
@@ -169,13 +183,13 @@ class Loop:
         if server.fileno() < 0:
             raise ValueError(f"{server!r} is closed; its socket cannot be served any more")
         strategy = own_strategy(server)
-        batches = server._takes_batches()  # noqa: SLF001 - of this package
+        batches = self._takes_batches(server)
         if strategy is not None and ITrioStrategy.providedBy(strategy):
-            requests = RequestListener(server, self.failures, batches=batches, lenient=lenient)
+            requests = RequestListener(server, self._failures, batches=batches, lenient=lenient)
             inner = Server(HookedTransport(requests), _handle, strategy, verify=_is_welcome, registry=REGISTRY)
             self._running[inner] = requests
         else:
-            hooked = HookedListener(server, self.failures, batches=batches, lenient=lenient)
+            hooked = HookedListener(server, self._failures, batches=batches, lenient=lenient)
             inner = hooked.inner = Server(HookedTransport(hooked), _handle, InLoop(self.relay), registry=REGISTRY)
             self._running[inner] = hooked
         inner.unsubscribe(log_events)

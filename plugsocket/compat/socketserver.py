@@ -7,16 +7,18 @@ set. What waits, accepts, forks and starts threads is plugsocket. New are `strat
 
 import math
 import os
+import selectors
 import socket
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self, TypeAlias
 
-from plugsocket.compat.hooks import finish, report
+from plugsocket.compat.hooks import finish
 from plugsocket.compat.serving import Loop
-from plugsocket.compat.workers import Workers, close_workers, strategy_of, workers_of
+from plugsocket.compat.workers import close_workers, handle_beside, strategy_of
 from plugsocket.concurrency.fork import Fork
 from plugsocket.concurrency.thread import Thread
 from plugsocket.core.protocols import BlockingStrategy, Strategy
@@ -64,7 +66,7 @@ class BaseServer:
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Self], Any]) -> None:  # noqa: N803 - its documented name
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
-        self._plugsocket_loop = Loop(self)
+        self._plugsocket_loop = Loop(self, _takes_batches)
 
     # Life
 
@@ -107,7 +109,11 @@ class BaseServer:
         try:
             request, client_address = self.get_request()
         except OSError as error:
-            self._plugsocket_loop.failures[threading.get_ident()] = error
+            self._plugsocket_loop.failed(error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a hook raises is reported
+            self.handle_error(None, None)
+            self._plugsocket_loop.failed(error)
             return
         try:
             if self.verify_request(request, client_address):
@@ -115,7 +121,7 @@ class BaseServer:
             else:
                 self.shutdown_request(request)
         except Exception:  # noqa: BLE001 - whatever a hook raises is reported
-            report(self, request, client_address)
+            self.handle_error(request, client_address)
             self.shutdown_request(request)
         except BaseException:
             self.shutdown_request(request)
@@ -150,12 +156,11 @@ class BaseServer:
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have the request handled and closed: here, unless there is a `strategy`."""
-        workers = None if self.strategy is None else workers_of(self)
-        if workers is None:
+        if self.strategy is None:
             self.finish_request(request, client_address)
             self.shutdown_request(request)
         else:
-            workers.spawn(request, client_address)
+            handle_beside(self, request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Handle the request, by making a handler for it."""
@@ -170,16 +175,12 @@ class BaseServer:
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - a hook
         """Report the exception that is being handled: print it to standard error, in one piece."""
-        if sys.stderr is not None:
-            line = "-" * 40
-            said = f"Exception occurred during processing of request from {client_address}"
+        line = "-" * 40
+        said = f"Exception occurred during processing of request from {client_address}"
+        with suppress(Exception):  # standard error is closed, None, or its reader is gone: nobody is left to tell
             sys.stderr.write(f"{line}\n{said}\n{traceback.format_exc()}{line}\n")
 
     # What programs reach for that is not documented
-
-    def _takes_batches(self) -> bool:
-        """Have `get_request()` not wait while the loop runs, and return whether it does not."""
-        return False
 
     @property
     def __shutdown_request(self) -> bool:
@@ -274,12 +275,6 @@ class TCPServer(BaseServer):
         """Close the connection."""
         request.close()
 
-    def _takes_batches(self) -> bool:
-        if self.socket.gettimeout() is not None or not _is_own(self, "get_request", TCPServer):
-            return False
-        os.set_blocking(self.socket.fileno(), False)  # for the system alone: `gettimeout()` says what it said
-        return True
-
 
 class UDPServer(TCPServer):
     """A server of UDP datagrams, one at a time. A request is the pair of the data and the socket to answer with.
@@ -290,11 +285,11 @@ class UDPServer(TCPServer):
 
     socket_type = socket.SOCK_DGRAM
     max_packet_size = 8192
-    _receive_flags = 0
+    _plugsocket_flags = 0
 
     def get_request(self) -> tuple[Any, Any]:
         """Receive a datagram."""
-        data, client_address = self.socket.recvfrom(self.max_packet_size, self._receive_flags)
+        data, client_address = self.socket.recvfrom(self.max_packet_size, self._plugsocket_flags)
         return (data, self.socket), client_address
 
     def server_activate(self) -> None:
@@ -307,50 +302,8 @@ class UDPServer(TCPServer):
     def close_request(self, request: Any) -> None:
         """Have nothing to close."""
 
-    def _takes_batches(self) -> bool:
-        if self.socket.gettimeout() is not None or not _is_own(self, "get_request", UDPServer):
-            return False
-        self._receive_flags = DONT_WAIT  # replies may wait for room still
-        return bool(DONT_WAIT)
 
-
-class _BesideTheLoop:
-    """What the two mix-ins have in common.
-
-    Attributes:
-        block_on_close: whether `server_close()` waits for requests under way.
-    """
-
-    block_on_close = True
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Have the request handled beside the loop."""
-        workers = workers_of(self, self._default_strategy, self._most)
-        if workers is None:
-            finish(self, request, client_address)
-        else:
-            self._spawn(workers, request, client_address)
-
-    def server_close(self) -> None:
-        """Close the server, and wait for requests under way."""
-        super().server_close()  # type: ignore[misc]  # of the server that this is mixed with
-        if self._joins():
-            close_workers(self)
-
-    def _spawn(self, workers: Workers, request: Any, client_address: Any) -> None:
-        workers.spawn(request, client_address)
-
-    def _default_strategy(self) -> BlockingStrategy:
-        raise NotImplementedError
-
-    def _most(self) -> float:
-        raise NotImplementedError
-
-    def _joins(self) -> bool:
-        return self.block_on_close
-
-
-class ThreadingMixIn(_BesideTheLoop):
+class ThreadingMixIn:
     """Has each request handled in a thread of its own; to be named before the class of the server.
 
     Attributes:
@@ -360,20 +313,28 @@ class ThreadingMixIn(_BesideTheLoop):
     """
 
     daemon_threads = False
+    block_on_close = True
     max_threads: int | None = None
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have a thread call `process_request_thread()`."""
+        handle_beside(self, request, client_address, self.__strategy, self.__most)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Handle the request and close it, in its thread."""
         finish(self, request, client_address)
 
-    def _default_strategy(self) -> BlockingStrategy:
+    def server_close(self) -> None:
+        """Close the server, and wait for its threads."""
+        super().server_close()  # type: ignore[misc]  # of the server that this is mixed with
+        if self.block_on_close and not self.daemon_threads:
+            close_workers(self)
+
+    def __strategy(self) -> BlockingStrategy:
         return Thread(max_workers=sys.maxsize, idle_timeout=0, daemon=self.daemon_threads)
 
-    def _most(self) -> float:
+    def __most(self) -> float:
         return math.inf if self.max_threads is None else self.max_threads
-
-    def _joins(self) -> bool:
-        return self.block_on_close and not self.daemon_threads
 
     @property
     def _threads(self) -> list[threading.Thread]:
@@ -381,7 +342,7 @@ class ThreadingMixIn(_BesideTheLoop):
         return list(strategy.threads) if isinstance(strategy, Thread) else []
 
 
-class ForkingMixIn(_BesideTheLoop):
+class ForkingMixIn:
     """Has each request handled in a child process of its own; to be named before the class of the server.
 
     Attributes:
@@ -392,6 +353,7 @@ class ForkingMixIn(_BesideTheLoop):
 
     timeout: float | None = 300
     max_children = 40
+    block_on_close = True
 
     @property
     def active_children(self) -> set[int]:
@@ -400,7 +362,7 @@ class ForkingMixIn(_BesideTheLoop):
         return set(strategy.children) if isinstance(strategy, Fork) else set()
 
     def collect_children(self, *, blocking: bool = False) -> None:
-        """Reap the children that have ended, which else happens by itself while the server serves.
+        """Reap the children that have ended, which happens by itself while the server serves.
 
         Args:
             blocking: whether to wait for them all.
@@ -417,16 +379,20 @@ class ForkingMixIn(_BesideTheLoop):
         """Reap the children that have ended."""
         self.collect_children()
 
-    def _spawn(self, workers: Workers, request: Any, client_address: Any) -> None:
-        job = workers.spawn(request, client_address)
-        if isinstance(workers.strategy, Fork):
-            job.close()  # the child has it
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have a child handle the request, and close it here."""
+        job = handle_beside(self, request, client_address, self.__strategy, lambda: self.max_children)
+        if job is not None and isinstance(strategy_of(self), Fork):
+            job.close()
 
-    def _default_strategy(self) -> BlockingStrategy:
+    def server_close(self) -> None:
+        """Close the server, and wait for its children."""
+        super().server_close()  # type: ignore[misc]  # of the server that this is mixed with
+        if self.block_on_close:
+            close_workers(self)
+
+    def __strategy(self) -> BlockingStrategy:
         return Fork(max_children=sys.maxsize, inherit=True)
-
-    def _most(self) -> float:
-        return self.max_children
 
 
 class BaseRequestHandler(classes.BaseRequestHandler):
@@ -444,9 +410,6 @@ class DatagramRequestHandler(classes.DatagramRequestHandler, BaseRequestHandler)
         """Send the reply, to a client that has an address."""
         if self.client_address:
             self.socket.sendto(self.wfile.getvalue(), self.client_address)
-
-
-_SocketWriter = classes.SocketWriter
 
 
 class ThreadingTCPServer(ThreadingMixIn, TCPServer):
@@ -502,10 +465,21 @@ if hasattr(os, "fork") and hasattr(socket, "AF_UNIX"):
 
     __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
 
+# What programs take from here that is not documented.
+_SocketWriter = classes.SocketWriter
+_ServerSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
 _WITH_PORTS = (socket.AF_INET, socket.AF_INET6)
 _NO_ACTIONS = (BaseServer.service_actions, ForkingMixIn.service_actions)
 
 
-def _is_own(server: TCPServer, name: str, cls: type[TCPServer]) -> bool:
-    """Whether a hook is the one of this module, and neither a subclass's nor the instance's."""
-    return getattr(getattr(server, name), "__func__", None) is getattr(cls, name)
+def _takes_batches(server: Any) -> bool:
+    """Have `get_request()` not wait from now on, and return whether it does not: it may be a subclass's."""
+    get_request = getattr(server.get_request, "__func__", None)
+    if get_request not in (TCPServer.get_request, UDPServer.get_request) or server.socket.gettimeout() is not None:
+        return False
+    if get_request is UDPServer.get_request:
+        server._plugsocket_flags = DONT_WAIT  # noqa: SLF001 - of this module; replies may wait for room still
+    else:
+        os.set_blocking(server.fileno(), False)  # for the system alone: `gettimeout()` says what it said
+    return True

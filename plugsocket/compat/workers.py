@@ -1,5 +1,6 @@
 """What handles requests beside the loop of a server: a strategy, and the account of what it has under way."""
 
+import logging
 import os
 import sys
 import threading
@@ -10,13 +11,15 @@ from typing import Any, cast
 import attrs
 from zope.interface import implementer
 
-from plugsocket.compat.hooks import cut, finish, logger
+from plugsocket.compat.hooks import cut, finish
 from plugsocket.core.errors import OptionError
 from plugsocket.core.interfaces import IJob, IStrategy, ITrioStrategy, IWatcher
 from plugsocket.core.protocols import BlockingStrategy, Strategy, Watcher
 from plugsocket.core.specs import strategy as make_strategy
 
 ATTRIBUTE = "_plugsocket_workers"  # of a server, which may be one of the standard library's with a mix-in of ours
+LOOP = "_plugsocket_loop"
+logger = logging.getLogger("plugsocket")
 PATIENCE = 1.0  # seconds that handlers get to notice that they were cut, and children that they were told to end
 A_WHILE = 0.1  # seconds between looks for room, where no loop is there to be told of it
 
@@ -235,33 +238,51 @@ def own_strategy(server: Any) -> Strategy | None:
     return cast("Strategy", attrs.evolve(own) if attrs.has(type(own)) else own)
 
 
-def workers_of(
-    server: Any, default: Callable[[], BlockingStrategy] | None = None, most: Callable[[], float] | None = None
-) -> Workers | None:
-    """Return what handles the requests of a server beside its loop; it is made with the first request.
+def handle_beside(
+    server: Any,
+    request: Any,
+    client_address: Any,
+    default: Callable[[], BlockingStrategy] | None = None,
+    most: Callable[[], float] | None = None,
+) -> RequestJob | None:
+    """Have a request handled beside the loop of its server.
 
     Args:
-        server: whose requests.
+        server: whose hooks.
+        request: as `get_request()` gave it.
+        client_address: likewise.
         default: makes the strategy of a server that was given none.
-        most: says how many requests the default strategy may have under way.
+        most: says how many requests that may have under way.
 
     Returns:
-        The workers; `None` if the loop is trio's, whose threads are where the hooks are called.
+        The job; `None` if it is over, since the loop is trio's, and this one of its threads.
+
+    Raises:
+        Exception: it could not be started; the request is the caller's still.
     """
     workers: Workers | None = vars(server).get(ATTRIBUTE)
-    if workers is not None:
-        return workers
-    given: Any = own_strategy(server)
-    if given is not None and ITrioStrategy.providedBy(given):
+    if workers is None:
+        workers = _make_workers(server, default, most)
+    if workers is None:
+        finish(server, request, client_address)
         return None
-    loop = vars(server).get("_plugsocket_loop")
+    return workers.spawn(request, client_address)
+
+
+def _make_workers(
+    server: Any, default: Callable[[], BlockingStrategy] | None, most: Callable[[], float] | None
+) -> Workers | None:
+    strategy = cast("Any", own_strategy(server))
+    if strategy is not None and ITrioStrategy.providedBy(strategy):
+        return None
+    loop = vars(server).get(LOOP)
     relay = Relay() if loop is None else loop.relay
-    if given is not None:
-        workers = Workers(server, given, lambda: float(given.capacity), relay)
-    else:
-        assert default is not None, "the class has a strategy, or was given one"
-        assert most is not None, "the class knows how many"
+    if strategy is None:
+        assert default is not None, "a server without a strategy has what its class stands for"
+        assert most is not None, "which knows how many"
         workers = Workers(server, default(), most, relay)
+    else:
+        workers = Workers(server, strategy, lambda: float(strategy.capacity), relay)
     setattr(server, ATTRIBUTE, workers)
     return workers
 
