@@ -22,6 +22,8 @@ from plugsocket.core.interfaces import IListener, IRequest, ITransport
 from plugsocket.core.readiness import wait_readable
 from plugsocket.core.server import Server
 
+OFTEN = 4  # how often all were there that were looked for, until more are
+LARGEST = 64  # requests that the hooks see to before the loop looks after anything else
 FOR_THE_LOOP = BACK_OFF | {errno.EAGAIN, errno.EWOULDBLOCK}
 
 Failures: TypeAlias = dict[int, Exception]
@@ -59,16 +61,22 @@ class _Listener:
     Args:
         server: whose socket.
         failures: where the server puts what `get_request()` raised.
-        batches: whether `get_request()` does not wait, so that it may be called until it has nothing to give.
+        waits: whether `get_request()` may wait, and so is to be called only when something is there.
         lenient: whether a request that cannot be got counts as one, as `handle_request()` has it.
+
+    Attributes:
+        burst: how many requests are seen to in one `accept()`; `None` for one.
+        ended: whether the hooks are to see to no more.
     """
 
-    def __init__(self, server: Any, failures: "Failures", *, batches: bool, lenient: bool) -> None:
+    def __init__(self, server: Any, failures: Failures, *, waits: bool, lenient: bool) -> None:
         self._reference = weakref.ref(server)
         self.address = server.server_address
         self._failures = failures
-        self._batches = batches
+        self._waits = waits
         self._lenient = lenient
+        self.burst: Burst | None = None
+        self.ended = False
 
     @property
     def server(self) -> Any:
@@ -79,11 +87,16 @@ class _Listener:
         """Return the server's descriptor."""
         return int(self.server.fileno())
 
+    def gather(self) -> None:
+        """Have several requests seen to in one `accept()`, where `get_request()` does not wait."""
+        if not self._waits:
+            self.burst = Burst()
+
     def close(self) -> None:
         """Leave the socket open, which belongs to the server."""
 
     def _check_readable(self) -> None:
-        if not self._batches and not wait_readable(self.fileno(), 0):
+        if self._waits and not wait_readable(self.fileno(), 0):
             raise BlockingIOError(errno.EAGAIN, "nothing is waiting")
 
     def _weigh(self, failure: Exception) -> None:
@@ -125,33 +138,74 @@ class Raised(SeenTo):
 
 
 SEEN_TO = SeenTo()
+ENOUGH = BlockingIOError(errno.EAGAIN, "that was all for now")
+
+
+class Burst:
+    """How many requests to look for at once: to look for one in vain costs more than to wait once more.
+
+    Attributes:
+        size: so many.
+    """
+
+    def __init__(self) -> None:
+        self.size = 1
+        self._found = 0
+
+    def note(self, *, found_all: bool) -> None:
+        """Take note of whether so many were there."""
+        if not found_all:
+            self.size, self._found = max(1, self.size // 2), 0
+            return
+        self._found += 1
+        if self._found == OFTEN:
+            self.size, self._found = min(2 * self.size, LARGEST), 0
 
 
 @implementer(IListener)
 class HookedListener(_Listener):
-    """Accepts by having the hooks of the server see to a request."""
+    """Accepts by having the hooks of the server see to what is waiting.
+
+    Attributes:
+        inner: the plugsocket server that this is the listener of.
+        handling: whether the hooks see to a request.
+    """
 
     inner: Server
     handling = False
 
     def accept(self) -> SeenTo:
-        """Have the hooks see to one request; see `IListener`."""
-        server = self.server
-        workers: Workers | None = vars(server).get(ATTRIBUTE)
-        if workers is not None and workers.is_full():
-            self._wait_for_room(workers)
-            raise BlockingIOError(errno.EAGAIN, "nothing is waiting")
+        """Have the hooks see to what is waiting; see `IListener`."""
         self._check_readable()
+        burst = self.burst
         self.handling = True
         try:
-            server._handle_request_noblock()  # noqa: SLF001 - a hook too, for programs that there are
+            if burst is None:
+                self._see_to(1)
+            else:
+                burst.note(found_all=self._see_to(burst.size))
         except BaseException as error:  # noqa: BLE001 - it is raised on, not to be taken for an error of accepting
             return Raised(error)
         finally:
             self.handling = False
         if self._failures and (failure := self._failures.pop(threading.get_ident(), None)) is not None:
             self._weigh(failure)
+        if burst is not None:
+            raise ENOUGH.with_traceback(None)
         return SEEN_TO
+
+    def _see_to(self, most: int) -> bool:
+        """Have the hooks see to at most so many requests; return whether there were so many."""
+        server, failures = self.server, self._failures
+        for _ in range(most):
+            workers: Workers | None = vars(server).get(ATTRIBUTE)
+            if workers is not None and workers.is_full():
+                self._wait_for_room(workers)
+                return False
+            server._handle_request_noblock()  # noqa: SLF001 - a hook too, for programs that there are
+            if failures or self.ended:
+                return False
+        return True
 
     def _wait_for_room(self, workers: Workers) -> None:
         with suppress(LifecycleError):  # it stops

@@ -183,13 +183,13 @@ class Loop:
         if server.fileno() < 0:
             raise ValueError(f"{server!r} is closed; its socket cannot be served any more")
         strategy = own_strategy(server)
-        batches = self._takes_batches(server)
+        waits = not self._takes_batches(server)
         if strategy is not None and ITrioStrategy.providedBy(strategy):
-            requests = RequestListener(server, self._failures, batches=batches, lenient=lenient)
+            requests = RequestListener(server, self._failures, waits=waits, lenient=lenient)
             inner = Server(HookedTransport(requests), _handle, strategy, verify=_is_welcome, registry=REGISTRY)
             self._running[inner] = requests
         else:
-            hooked = HookedListener(server, self._failures, batches=batches, lenient=lenient)
+            hooked = HookedListener(server, self._failures, waits=waits, lenient=lenient)
             inner = hooked.inner = Server(HookedTransport(hooked), _handle, InLoop(self.relay), registry=REGISTRY)
             self._running[inner] = hooked
         inner.unsubscribe(log_events)
@@ -215,6 +215,7 @@ class Loop:
             if self._asked:
                 return
             if interval is None:
+                self._running[inner].gather()
                 inner.serve_forever()
             while inner.state not in FINAL:
                 inner.handle_request(interval)
@@ -258,6 +259,8 @@ class Loop:
         """
         with self._lock:
             running = list(self._running)
+            for listener in self._running.values():
+                listener.ended = True
             self._asked = self._asked or (self._awaited and not running)
         reports = [inner.stop(math.inf, wait=wait) for inner in running]
         if wait and all(report.finished for report in reports):
@@ -274,6 +277,7 @@ class Loop:
             running = dict(self._running)
             self._drop_kept()
         for inner, listener in running.items():
+            listener.ended = True
             if isinstance(listener, HookedListener):
                 inner.stop(math.inf, wait=False)
                 self._await(listener)

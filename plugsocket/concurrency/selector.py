@@ -72,14 +72,14 @@ class SelectorDriver:
         while not engine.stopping and not (self._one and self._taken and not engine.admission.waiting):
             wake_up = min(deadline, self._rearrange(engine))
             self._turn(wake_up)
-            if time.monotonic() >= deadline:
+            if deadline < math.inf and time.monotonic() >= deadline:
                 return
 
     def _turn(self, until: float) -> None:
         """Wait for what is watched, at most until a time of the clock, and do what is to be done about it."""
         assert self._selector is not None, "the loop runs between open and finish"
-        left = max(0.0, until - time.monotonic())
-        for key, _ in self._selector.select(None if left == math.inf else min(left, LONGEST_WAIT)):
+        left = None if until == math.inf else min(max(0.0, until - time.monotonic()), LONGEST_WAIT)
+        for key, _ in self._selector.select(left):
             key.data()
 
     def _rearrange(self, engine: Engine) -> float:

@@ -222,6 +222,8 @@ class Admission:
         Returns:
             When to look again, by the driver's clock; `inf` for when the loop is rung.
         """
+        if not self._waiting and self._pressure is None:
+            return math.inf
         if self._waiting:
             self._call_up(now)
         due = min((each.until for each in self._waiting), default=math.inf)

@@ -78,6 +78,8 @@ class Lingering:
             When somebody's time is over, by the same clock; `inf` if nobody is here.
         """
         self._rung = False
+        if not self._arrivals and not self._late:
+            return math.inf
         while self._arrivals:
             late = self._arrivals.popleft()
             if self._is_over(late):
