@@ -1,10 +1,9 @@
 """Composition: which driver, runner and views make a server of these parts; or why none do."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 import attrs
-import trio
 from zope.interface import Interface, providedBy
 
 from plugsocket.core.addresses import display
@@ -24,7 +23,10 @@ from plugsocket.core.specs import escape
 from plugsocket.core.specs import strategy as make_strategy
 from plugsocket.core.specs import transport as make_transport
 
-Endpoint: TypeAlias = str | Transport | trio.abc.Listener[Any]
+if TYPE_CHECKING:
+    import trio
+
+Endpoint: TypeAlias = Union[str, Transport, "trio.abc.Listener[Any]"]
 """A transport, its string, or what a trio program has for one."""
 
 Endpoints: TypeAlias = Endpoint | Iterable[Endpoint]

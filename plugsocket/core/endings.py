@@ -3,9 +3,8 @@
 import threading
 from collections.abc import Iterator
 
-import trio
-
 from plugsocket.core.errors import DeadlineError
+from plugsocket.core.trio_seen import broken_errors, cancelled_errors
 
 
 def split_ending(error: BaseException, *, cancelled: bool) -> tuple[BaseException | None, BaseException | None]:
@@ -19,7 +18,7 @@ def split_ending(error: BaseException, *, cancelled: bool) -> tuple[BaseExceptio
     Returns:
         The failure to report, and what is to be raised on; each `None` where there is none.
     """
-    ends: tuple[type[BaseException], ...] = (trio.Cancelled,) if cancelled else ()
+    ends = cancelled_errors() if cancelled else ()
     if _interruptible():
         ends += (KeyboardInterrupt,)
     if isinstance(error, BaseExceptionGroup):
@@ -39,12 +38,12 @@ def _interruptible() -> bool:
 
 def is_cancellation(error: BaseException) -> bool:
     """Whether an error, or all of a group, say that a task of trio was cancelled, and nothing else."""
-    return all(isinstance(each, trio.Cancelled) for each in leaves(error))
+    return all(isinstance(each, cancelled_errors()) for each in leaves(error))
 
 
 def is_disconnection(error: BaseException) -> bool:
     """Whether an error, or all of a group, say that the peer is gone, as blocking sockets and trio's streams say it."""
-    return all(isinstance(each, ConnectionError | trio.BrokenResourceError) for each in leaves(error))
+    return all(isinstance(each, (ConnectionError, *broken_errors())) for each in leaves(error))
 
 
 def deadline_of(error: BaseException) -> str | None:

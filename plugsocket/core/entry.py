@@ -1,9 +1,7 @@
 """The short ways in: one call that composes a server and serves."""
 
 from collections.abc import Callable
-from typing import TypedDict, Unpack
-
-import trio
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from plugsocket.core.admission import Verify
 from plugsocket.core.composition import Endpoints, Explanation, compose
@@ -14,6 +12,9 @@ from plugsocket.core.protocols import FailurePolicy, Handler, Strategy
 from plugsocket.core.registry import Registry, default_registry
 from plugsocket.core.report import StopReport
 from plugsocket.core.server import Server
+
+if TYPE_CHECKING:
+    import trio
 
 
 class ServerOptions(TypedDict, total=False):
@@ -59,7 +60,7 @@ async def serve(
     handler: Handler,
     strategy: str | Strategy | None = None,
     *,
-    task_status: "trio.TaskStatus[Server]" = trio.TASK_STATUS_IGNORED,
+    task_status: "trio.TaskStatus[Server] | None" = None,
     **options: Unpack[ServerOptions],
 ) -> None:
     """Serve inside a trio program: `server = await nursery.start(plugsocket.serve, "tcp://127.0.0.1:0", handle)`.

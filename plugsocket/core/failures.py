@@ -3,7 +3,6 @@
 from typing import Any, cast
 
 import attrs
-import trio
 from zope.interface import implementer
 
 from plugsocket.core.endings import leaves
@@ -13,9 +12,7 @@ from plugsocket.core.interfaces import IFailurePolicy
 from plugsocket.core.options import Options, wrong
 from plugsocket.core.protocols import FailurePolicy
 from plugsocket.core.specs import named
-
-THE_PEERS = (ConnectionError, trio.BrokenResourceError, DeadlineError)
-"""What handlers raise when it is the peer that is gone, or takes too long."""
+from plugsocket.core.trio_seen import broken_errors, cancelled_errors
 
 
 @implementer(IFailurePolicy)
@@ -55,11 +52,13 @@ class Abort(Options):
 
     def aborts(self, failure: HandlerFailed) -> bool:
         """Return whether it is of these kinds; see `IFailurePolicy`."""
-        named = tuple(kind for kind in self.kinds if issubclass(kind, THE_PEERS))
+        # What handlers raise when it is the peer that is gone, or takes too long.
+        the_peers: tuple[type[BaseException], ...] = (ConnectionError, *broken_errors(), DeadlineError)
+        named = tuple(kind for kind in self.kinds if issubclass(kind, the_peers))
         return any(
-            isinstance(each, named if isinstance(each, THE_PEERS) else self.kinds)
+            isinstance(each, named if isinstance(each, the_peers) else self.kinds)
             for each in leaves(failure.error)
-            if not isinstance(each, trio.Cancelled)  # which would cancel whoever serves, when it is raised there
+            if not isinstance(each, cancelled_errors())  # which would cancel whoever serves, when it is raised there
         )
 
 

@@ -8,9 +8,8 @@ from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-import trio
 from zope.interface import implementer
 
 from plugsocket.core.admission import Admission, Verify
@@ -35,6 +34,10 @@ from plugsocket.core.registry import Registry, default_registry
 from plugsocket.core.report import StopReport
 from plugsocket.core.reporting import Events, Subscriber
 from plugsocket.core.signals import signals_left_alone, stop_signals_handled
+from plugsocket.core.trio_seen import in_trio_task
+
+if TYPE_CHECKING:
+    import trio
 
 DEFAULT_GRACE = 10.0  # seconds; below the 30 after which orchestrators commonly kill, picked rather than measured
 NO_LIMITS = Limits()
@@ -277,14 +280,14 @@ class Server:
             raise errors[0]
         return self
 
-    async def serve(self, *, task_status: "trio.TaskStatus[Server]" = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self, *, task_status: "trio.TaskStatus[Server] | None" = None) -> None:
         """Serve inside a trio program until stopped: `server = await nursery.start(server.serve)`.
 
         Names and paths are resolved in a thread. Cancelling it stops at once: handlers are cancelled, everything is
         closed.
 
         Args:
-            task_status: started with the server, once every listener accepts.
+            task_status: started with the server, once every listener accepts; `nursery.start` gives it.
 
         Raises:
             CompositionError: the strategy is not one for trio.
@@ -294,13 +297,16 @@ class Server:
         """
         if not ITrioDriver.providedBy(self._driver):
             raise CompositionError(f"serve() runs trio tasks, which {self.strategy!r} does not; use Trio(), or start()")
-        if not trio.lowlevel.in_trio_task():
+        if not in_trio_task():
             raise LifecycleError("serve() is for tasks of trio, and this is none; use start(), or serve_forever()")
+        import trio  # noqa: PLC0415 - which this program has done
+
         driver = cast("TrioDriver", self._driver)
         if self.state is State.NEW:
             await trio.to_thread.run_sync(self.bind)
         with self._serving() as engine:
-            await driver.serve(engine, partial(task_status.started, self), None)
+            started = partial(task_status.started, self) if task_status is not None else _nothing
+            await driver.serve(engine, started, None)
 
     def run(self, grace: float | None = None, *, started: "Callable[[Server], object] | None" = None) -> StopReport:
         """Serve in this thread, the main one, until a signal: SIGTERM and SIGINT drain, a second one stops at once.
@@ -359,7 +365,7 @@ class Server:
         return self._ledger.accepted > before
 
     def _serve_here(self, started: Callable[[], object], one: float | None = None) -> None:
-        if trio.lowlevel.in_trio_task():
+        if in_trio_task():
             raise LifecycleError("this would block the trio program that it is called in; use `await server.serve()`")
         if self.state is State.NEW:
             self.bind()
@@ -461,6 +467,8 @@ class Server:
 
         From one of the server's own handlers it only asks. Cancelling it stops the waiting, not the stopping.
         """
+        import trio  # noqa: PLC0415 - which this program has done
+
         await trio.lowlevel.checkpoint()
         grace = self._terms.grace if grace is None else _checked_grace(grace)
         while self._lifecycle.is_held_elsewhere():  # it may be binding, which the other tasks are not to wait for
@@ -473,7 +481,12 @@ class Server:
             return ASKED
         if self.state not in FINAL:
             closed, token = trio.Event(), trio.lowlevel.current_trio_token()
-            self._on_closed.append(partial(token.run_sync_soon, closed.set))
+
+            def tell() -> None:
+                with suppress(trio.RunFinishedError):  # this program is over, and who waited in it waits no more
+                    token.run_sync_soon(closed.set)
+
+            self._on_closed.append(tell)
             if self.state not in FINAL:  # again: it may just have closed, in another thread
                 with trio.move_on_after(grace + PATIENCE):
                     await closed.wait()
@@ -502,7 +515,7 @@ class Server:
             self._note_stop()
             engine.request_stop(grace)
             idle = self.state is State.BOUND
-            waits = not self._in_handler() and not trio.lowlevel.in_trio_task()
+            waits = not self._in_handler() and not in_trio_task()
             if idle:
                 self._lifecycle.move("stop")
                 self._serving_thread = threading.get_ident() if waits else None
@@ -579,8 +592,7 @@ class Server:
         self._serving_thread = None
         release(self.strategy)
         while self._on_closed:
-            with suppress(trio.RunFinishedError):  # whoever waited in a trio program waits no more
-                self._on_closed.pop()()
+            self._on_closed.pop()()
 
     def _on_move(self, before: State, state: State) -> None:
         self._events.emit(StateChanged(before, state))

@@ -5,12 +5,15 @@ import os
 import socket
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
 
-import trio
 from zope.interface import implementer
 
 from plugsocket.core.interfaces import IListener, IStreamTransport
 from plugsocket.core.requests import StreamRequest
+
+if TYPE_CHECKING:
+    import trio
 
 
 @implementer(IListener)
@@ -110,7 +113,7 @@ class MemoryTransport:
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         return self._listener.connect()
 
-    def open_stream(self) -> trio.SocketStream:
+    def open_stream(self) -> "trio.SocketStream":
         """Connect to the server, inside a trio program. Never waits.
 
         Returns:
@@ -119,6 +122,8 @@ class MemoryTransport:
         Raises:
             ConnectionRefusedError: nobody listens.
         """
+        import trio  # noqa: PLC0415 - which this program has done
+
         return trio.SocketStream(trio.socket.from_stdlib_socket(self.connect()))
 
     def __repr__(self) -> str:
