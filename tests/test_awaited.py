@@ -25,9 +25,9 @@ from plugsocket import (
     Wait,
     as_trio_listener,
 )
-from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.control import Control
 from plugsocket.core.events import AcceptFailed, AcceptRecovered, CloseFailed, ConnectionClosed, HandlerFailed
+from plugsocket.core.trio_closing import AsyncCloseSignal
 from plugsocket.core.trio_requests import StreamOfTrio
 from plugsocket.handlers.trio_stream import HalfCloseableStreamConnection, stream_connection
 from plugsocket.testing import EventRecorder

@@ -9,7 +9,8 @@ import trio
 import trio.testing
 
 from plugsocket import AsyncConnection, Connection, Server, Trio, own_loop
-from plugsocket.core.closing import AsyncCloseSignal, CloseSignal
+from plugsocket.core.closing import CloseSignal
+from plugsocket.core.trio_closing import AsyncCloseSignal
 from tests.kit import TIMEOUT, client, serving, strategy_names
 
 ENDPOINT = "tcp://127.0.0.1:0"

@@ -14,10 +14,10 @@ import trio.testing
 
 import plugsocket
 from plugsocket import AsyncConnection, Deadlines, Inet6Address, InetAddress, Server
-from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.control import Control
 from plugsocket.core.events import HandlerFailed
 from plugsocket.core.requests import StreamRequest
+from plugsocket.core.trio_closing import AsyncCloseSignal
 from plugsocket.testing import EventRecorder as Recorder
 from tests.kit import TIMEOUT, client, receive, serving
 from tests.trio_kit import run, tls

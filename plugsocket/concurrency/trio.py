@@ -10,13 +10,13 @@ import trio
 from zope.interface import implementer
 
 from plugsocket.concurrency.task_pool import innermost_scope
-from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.endings import split_ending
 from plugsocket.core.interfaces import ITrioRunner, ITrioStrategy
 from plugsocket.core.job import Job, current_job
 from plugsocket.core.kinds import HandlerSpec
 from plugsocket.core.options import Options, integer
 from plugsocket.core.protocols import AsyncRequest
+from plugsocket.core.trio_closing import AsyncCloseSignal
 
 
 @implementer(ITrioStrategy)

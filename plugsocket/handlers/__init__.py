@@ -14,6 +14,7 @@ from plugsocket.core.interfaces import (
     IView,
 )
 from plugsocket.core.registry import default_registry
+from plugsocket.handlers.async_datagram import AsyncDatagram as AsyncDatagram
 from plugsocket.handlers.blocking_socket import ConnectionSocket as ConnectionSocket
 from plugsocket.handlers.builtin import discard as discard
 from plugsocket.handlers.builtin import echo as echo
@@ -23,7 +24,6 @@ from plugsocket.handlers.classes import DatagramRequestHandler as DatagramReques
 from plugsocket.handlers.classes import StreamRequestHandler as StreamRequestHandler
 from plugsocket.handlers.classes import datagram_arguments, other_class, stream_arguments
 from plugsocket.handlers.connection import Connection as Connection
-from plugsocket.handlers.datagram import AsyncDatagram as AsyncDatagram
 from plugsocket.handlers.datagram import Datagram as Datagram
 from plugsocket.handlers.own_loop import own_loop as own_loop
 from plugsocket.handlers.per_peer import Conversation as Conversation

@@ -2,13 +2,15 @@
 
 import socket
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plugsocket.core.closing import AsyncCloseSignal, CloseSignal
+from plugsocket.core.closing import CloseSignal
 from plugsocket.core.requests import StreamRequest
 from plugsocket.handlers.blocking_socket import ConnectionSocket
-from plugsocket.handlers.stream import AsyncConnection
 from plugsocket.handlers.view import RequestView
+
+if TYPE_CHECKING:
+    from plugsocket.handlers.stream import AsyncConnection
 
 
 class Connection(RequestView[StreamRequest]):
@@ -85,8 +87,12 @@ class Connection(RequestView[StreamRequest]):
         """Close the connection before the handler ends. Idempotent."""
         self._request.end()
 
-    def to_async(self) -> AsyncConnection:
+    def to_async(self) -> "AsyncConnection":
         """Return the same connection as a trio stream; this object is of no use from then on."""
+        # Whoever wants it has imported trio.
+        from plugsocket.core.trio_closing import AsyncCloseSignal  # noqa: PLC0415
+        from plugsocket.handlers.stream import AsyncConnection  # noqa: PLC0415
+
         return AsyncConnection(self._request, AsyncCloseSignal(self.closing))
 
     def __repr__(self) -> str:

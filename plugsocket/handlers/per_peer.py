@@ -11,7 +11,7 @@ from plugsocket.core.errors import CompositionError
 from plugsocket.core.interfaces import IAsyncHandler, IPeerHandler
 from plugsocket.core.kinds import HandlerSpec, inspect_handler
 from plugsocket.core.options import SECONDS, Options, integer, is_seconds, wrong
-from plugsocket.handlers.datagram import AsyncDatagram
+from plugsocket.handlers.async_datagram import AsyncDatagram
 from plugsocket.handlers.view import RequestView
 
 

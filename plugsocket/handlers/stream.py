@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 
 import trio
 
-from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.errors import DeadlineError
 from plugsocket.core.requests import StreamRequest
+from plugsocket.core.trio_closing import AsyncCloseSignal
 from plugsocket.handlers.view import RequestView
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`

@@ -6,13 +6,13 @@ import trio
 
 from plugsocket.core.accepting import AcceptAction, AcceptPolicy
 from plugsocket.core.addresses import Address
-from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.composition import compose, is_datagram, url_of
 from plugsocket.core.control import Control
 from plugsocket.core.errors import CompositionError
 from plugsocket.core.interfaces import IAsyncTransport
 from plugsocket.core.protocols import Listener, Transport, View
 from plugsocket.core.registry import Registry, default_registry
+from plugsocket.core.trio_closing import AsyncCloseSignal
 from plugsocket.handlers.stream import AsyncConnection
 
 

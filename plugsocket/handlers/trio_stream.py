@@ -5,8 +5,8 @@ from typing import Any
 
 import trio
 
-from plugsocket.core.closing import AsyncCloseSignal
 from plugsocket.core.kinds import HandlerSpec
+from plugsocket.core.trio_closing import AsyncCloseSignal
 from plugsocket.core.trio_requests import StreamOfTrio
 from plugsocket.handlers.stream import is_alone
 from plugsocket.handlers.view import RequestView
