@@ -58,6 +58,22 @@ def test_a_duplicate_is_an_error_that_names_both() -> None:
     assert choice.chosen.factory is chirp
 
 
+def test_an_adapter_can_be_registered_by_its_place() -> None:
+    registry = Registry("zoo")
+    registry.register("tests.test_registry:quack", (IAnimal,), ISound)
+    registry.register("nowhere.to_be_found:chirp", (IBird,), ISound)  # imported when it is used
+    choice = registry.choose((IBird,), ISound)
+    assert choice is not None
+    assert str(choice.chosen) == "(IBird) -> nowhere.to_be_found.chirp"
+    assert [str(lost) for lost in choice.lost] == ["(IAnimal) -> tests.test_registry.quack"]
+    assert [lost.factory for lost in choice.lost] == [quack]
+    with pytest.raises(ModuleNotFoundError):
+        _ = choice.chosen.factory
+    with pytest.raises(RegistrationError) as caught:
+        registry.register("tests.test_registry.quack", (IAnimal, IAnimal), ISound)
+    assert str(caught.value) == "an adapter's place is 'package.module:name', not 'tests.test_registry.quack'"
+
+
 def test_the_closest_fit_wins_and_the_others_are_told() -> None:
     registry = Registry("zoo")
     registry.register(quack, (IAnimal, IAnimal), ISound)

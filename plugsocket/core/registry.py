@@ -5,8 +5,10 @@ order of the arguments. Here the first is an error when registering, the second 
 """
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from importlib import import_module
+from typing import Any, TypeAlias, cast
 
 import attrs
 from zope.interface import implementedBy
@@ -15,6 +17,10 @@ from zope.interface.interfaces import IInterface, ISpecification
 from zope.interface.registry import Components
 
 from plugsocket.core.errors import CompositionError, RegistrationError
+from plugsocket.core.places import load
+
+Factory: TypeAlias = Callable[..., Any] | str
+"""An adapter, or where it is, `package.module:name`: then it is imported when it is used for the first time."""
 
 
 @attrs.frozen
@@ -23,8 +29,13 @@ class Registration:
 
     required: tuple[Any, ...]
     provided: InterfaceClass
-    factory: Callable[..., Any]
+    _factory: Factory
     source: str
+
+    @property
+    def factory(self) -> Callable[..., Any]:
+        """What makes the adapter; asking imports it."""
+        return cast("Callable[..., Any]", load(self._factory)) if isinstance(self._factory, str) else self._factory
 
     def fits(self, specs: Sequence[Any]) -> bool:
         """Whether it accepts things of these specifications."""
@@ -36,6 +47,15 @@ class Registration:
 
     def __str__(self) -> str:
         return f"({', '.join(short_name(need) for need in self.required)}) -> {self.source}"
+
+
+def _source(factory: Factory) -> str:
+    if isinstance(factory, str):
+        module, separator, name = factory.partition(":")
+        if not separator:
+            raise RegistrationError(f"an adapter's place is 'package.module:name', not {factory!r}")
+        return f"{module}.{name}"
+    return f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
 
 
 def _specification(need: Any) -> Any:
@@ -66,10 +86,11 @@ class Registry(Components):
 
     def __init__(self, name: str, bases: "tuple[Registry, ...]" = ()) -> None:
         super().__init__(name, bases)
+        self._awaited: list[tuple[str, str]] = []
 
     def register(
         self,
-        factory: Callable[..., Any],
+        factory: Factory,
         required: Sequence[Any],
         provided: InterfaceClass,
         *,
@@ -78,15 +99,16 @@ class Registry(Components):
         """Register an adapter.
 
         Args:
-            factory: called with one object for each of `required`, or as the interface provided documents.
+            factory: called with one object for each of `required`, or as the interface provided documents; or where it
+                is, `"package.module:name"`, to have that imported when it is used for the first time.
             required: interfaces, or classes.
             provided: the interface of what the factory gives.
             override: whether it may replace the registration that this registry has for the same key.
 
         Raises:
-            RegistrationError: this registry has that key already.
+            RegistrationError: this registry has that key already, or the string is no place.
         """
-        source = f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
+        source = _source(factory)
         specs = tuple(map(_specification, required))
         held = [entry for entry in self._own() if entry.required == specs and entry.provided is provided]
         if held and not override:
@@ -95,12 +117,24 @@ class Registry(Components):
             )
         self.registerAdapter(factory, specs, provided, info=source, event=False)
 
+    def register_with(self, module: str, registering: str) -> None:
+        """Have adapters registered for what is in a module that few import.
+
+        Args:
+            module: the module's name. Once it was imported, by whomever, look-ups find the adapters.
+            registering: the name of the module that registers them when it is imported.
+        """
+        self._awaited.append((module, registering))
+
     def _own(self) -> Iterator[Registration]:
         for entry in cast("Iterable[Any]", self.registeredAdapters()):
             yield Registration(tuple(entry.required), entry.provided, entry.factory, entry.info)
 
     def registrations(self, provided: InterfaceClass) -> Iterator[Registration]:
         """Every registration that gives this interface; one of this registry hides its base's with the same key."""
+        for module, registering in self._awaited:
+            if sys.modules.get(module):
+                import_module(registering)
         seen = set()
         bases = (entry for base in self.__bases__ for entry in base.registrations(provided))
         for entry in itertools.chain(self._own(), bases):
