@@ -609,7 +609,7 @@ def test_a_directory_that_is_not_there(here: Path, capsys: pytest.CaptureFixture
 def test_an_error_of_the_system_that_is_about_a_file_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("plugsocket.cli.program.demo", lambda: os.stat("/nowhere/at/all"))
+    monkeypatch.setattr("plugsocket.cli.demo.demo", lambda: os.stat("/nowhere/at/all"))
     assert error_of(capsys, "demo") == (1, "[Errno 2] No such file or directory: '/nowhere/at/all'")
 
 
@@ -618,7 +618,7 @@ def interrupted() -> bool:
 
 
 def test_ctrl_c_where_no_server_takes_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("plugsocket.cli.program.demo", interrupted)
+    monkeypatch.setattr("plugsocket.cli.demo.demo", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr() == ("", "")
 
