@@ -224,8 +224,8 @@ def test_the_numbers_in_the_explanations() -> None:
 def test_every_public_name_is_in_the_reference() -> None:
     reference = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
     documented = set(re.findall(r"^\.\. auto\w+:: plugsocket\.(\w+)$", reference, re.MULTILINE))
-    modules = {"cli", "concurrency", "core", "handlers", "testing", "transports"}
-    public = {name for name in vars(plugsocket) if not name.startswith("_")} - modules
+    modules = {"cli", "compat", "concurrency", "core", "handlers", "testing", "transports"}
+    public = {name for name in dir(plugsocket) if not name.startswith("_")} - modules
     assert public == documented
     documented = set(re.findall(r"^\.\. auto\w+:: plugsocket\.testing\.(\w+)$", reference, re.MULTILINE))
     files = {path.stem for path in Path(testing.__file__).parent.glob("*.py")}

@@ -1,15 +1,15 @@
 """How requests run beside each other: one file a strategy, and the drivers that wait for them."""
 
+from typing import TYPE_CHECKING, Any
+
+from zope.interface.interface import InterfaceClass
+
 from plugsocket.concurrency.base import BlockingStrategy as BlockingStrategy
 from plugsocket.concurrency.fork import Fork as Fork
-from plugsocket.concurrency.peers import PeerRunner, no_tasks
 from plugsocket.concurrency.runners import InPlaceRunner, no_loop
 from plugsocket.concurrency.selector import SelectorDriver
 from plugsocket.concurrency.sync import Sync as Sync
 from plugsocket.concurrency.thread import Thread as Thread
-from plugsocket.concurrency.trio import TaskRunner, ThreadRunner
-from plugsocket.concurrency.trio import Trio as Trio
-from plugsocket.concurrency.trio_driver import TrioDriver, only_in_trio
 from plugsocket.core.composition import IRefusal
 from plugsocket.core.interfaces import (
     IAsyncHandler,
@@ -23,21 +23,28 @@ from plugsocket.core.interfaces import (
     ITransport,
     ITrioStrategy,
 )
-from plugsocket.core.registry import default_registry
+from plugsocket.core.places import offer
+from plugsocket.core.registry import Factory, default_registry
+
+if TYPE_CHECKING:
+    from plugsocket.concurrency.trio import Trio as Trio
+else:  # what needs trio
+    offer(globals(), "plugsocket.concurrency.trio:Trio")
 
 # The whole matrix: every (transport, strategy) and (handler, strategy) that composes, and what does not.
-for _factory, _required, _provided in (
+_TABLE: tuple[tuple[Factory, tuple[Any, ...], InterfaceClass], ...] = (
     (SelectorDriver, (ITransport, IBlockingStrategy), IDriver),
-    (TrioDriver, (ITransport, ITrioStrategy), IDriver),
+    ("plugsocket.concurrency.trio_driver:TrioDriver", (ITransport, ITrioStrategy), IDriver),
     (InPlaceRunner, (ISyncHandler, IBlockingStrategy), IRunner),
-    (ThreadRunner, (ISyncHandler, ITrioStrategy), IRunner),
-    (TaskRunner, (IAsyncHandler, ITrioStrategy), IRunner),
+    ("plugsocket.concurrency.trio:ThreadRunner", (ISyncHandler, ITrioStrategy), IRunner),
+    ("plugsocket.concurrency.trio:TaskRunner", (IAsyncHandler, ITrioStrategy), IRunner),
     (no_loop, (IAsyncHandler, IBlockingStrategy), IRefusal),
-    (PeerRunner, (IPeerHandler, ITrioStrategy), IRunner),
-    (no_tasks, (IPeerHandler, IBlockingStrategy), IRefusal),
-    (Trio, (IPeerHandler,), IStrategy),
-    (only_in_trio, (IAsyncTransport, IBlockingStrategy), IRefusal),
+    ("plugsocket.concurrency.peers:PeerRunner", (IPeerHandler, ITrioStrategy), IRunner),
+    ("plugsocket.concurrency.peers:no_tasks", (IPeerHandler, IBlockingStrategy), IRefusal),
+    ("plugsocket.concurrency.trio:Trio", (IPeerHandler,), IStrategy),
+    ("plugsocket.concurrency.trio_driver:only_in_trio", (IAsyncTransport, IBlockingStrategy), IRefusal),
     (Thread, (ISyncHandler,), IStrategy),
-    (Trio, (IAsyncHandler,), IStrategy),
-):
+    ("plugsocket.concurrency.trio:Trio", (IAsyncHandler,), IStrategy),
+)
+for _factory, _required, _provided in _TABLE:
     default_registry.register(_factory, _required, _provided)

@@ -1,5 +1,9 @@
 """What to do with a request: the handler classes, and connections and datagrams as handlers see them."""
 
+from typing import TYPE_CHECKING, Any
+
+from zope.interface.interface import InterfaceClass
+
 from plugsocket.core.composition import IRefusal
 from plugsocket.core.interfaces import (
     IAsyncHandler,
@@ -13,8 +17,8 @@ from plugsocket.core.interfaces import (
     ISyncHandler,
     IView,
 )
-from plugsocket.core.registry import default_registry
-from plugsocket.handlers.async_datagram import AsyncDatagram as AsyncDatagram
+from plugsocket.core.places import offer
+from plugsocket.core.registry import Factory, default_registry
 from plugsocket.handlers.blocking_socket import ConnectionSocket as ConnectionSocket
 from plugsocket.handlers.builtin import discard as discard
 from plugsocket.handlers.builtin import echo as echo
@@ -25,30 +29,44 @@ from plugsocket.handlers.classes import StreamRequestHandler as StreamRequestHan
 from plugsocket.handlers.classes import datagram_arguments, other_class, stream_arguments
 from plugsocket.handlers.connection import Connection as Connection
 from plugsocket.handlers.datagram import Datagram as Datagram
-from plugsocket.handlers.own_loop import own_loop as own_loop
-from plugsocket.handlers.per_peer import Conversation as Conversation
-from plugsocket.handlers.per_peer import no_peers
-from plugsocket.handlers.per_peer import per_peer as per_peer
-from plugsocket.handlers.stream import AsyncConnection as AsyncConnection
-from plugsocket.handlers.trio_listener import TransportListener as TransportListener
-from plugsocket.handlers.trio_listener import as_trio_listener as as_trio_listener
-from plugsocket.handlers.trio_stream import StreamConnection as StreamConnection
-from plugsocket.handlers.trio_stream import no_stream, stream_connection
+
+if TYPE_CHECKING:
+    from plugsocket.handlers.async_datagram import AsyncDatagram as AsyncDatagram
+    from plugsocket.handlers.conversations import Conversation as Conversation
+    from plugsocket.handlers.conversations import per_peer as per_peer
+    from plugsocket.handlers.stream import AsyncConnection as AsyncConnection
+    from plugsocket.handlers.trio_listener import TransportListener as TransportListener
+    from plugsocket.handlers.trio_listener import as_trio_listener as as_trio_listener
+    from plugsocket.handlers.trio_runs import own_loop as own_loop
+    from plugsocket.handlers.trio_stream import StreamConnection as StreamConnection
+else:  # what needs trio
+    offer(
+        globals(),
+        "plugsocket.handlers.async_datagram:AsyncDatagram",
+        "plugsocket.handlers.conversations:Conversation",
+        "plugsocket.handlers.conversations:per_peer",
+        "plugsocket.handlers.stream:AsyncConnection",
+        "plugsocket.handlers.trio_listener:TransportListener",
+        "plugsocket.handlers.trio_listener:as_trio_listener",
+        "plugsocket.handlers.trio_runs:own_loop",
+        "plugsocket.handlers.trio_stream:StreamConnection",
+    )
 
 # What each kind of handler is given by each kind of transport, and what it is not.
-for _factory, _required, _provided in (
+_TABLE: tuple[tuple[Factory, tuple[Any, ...], InterfaceClass], ...] = (
     (Connection, (IStreamTransport, ISyncHandler), IView),
-    (AsyncConnection, (IStreamTransport, IAsyncHandler), IView),
+    ("plugsocket.handlers.stream:AsyncConnection", (IStreamTransport, IAsyncHandler), IView),
     (stream_arguments, (IStreamTransport, IRequestHandlerClass), IView),
-    (stream_connection, (IAsyncTransport, IAsyncHandler), IView),
-    (no_stream, (IAsyncTransport, ISyncHandler), IRefusal),
+    ("plugsocket.handlers.trio_stream:stream_connection", (IAsyncTransport, IAsyncHandler), IView),
+    ("plugsocket.handlers.trio_stream:no_stream", (IAsyncTransport, ISyncHandler), IRefusal),
     (Datagram, (IDatagramTransport, ISyncHandler), IView),
-    (AsyncDatagram, (IDatagramTransport, IAsyncHandler), IView),
+    ("plugsocket.handlers.async_datagram:AsyncDatagram", (IDatagramTransport, IAsyncHandler), IView),
     (datagram_arguments, (IDatagramTransport, IRequestHandlerClass), IView),
-    (AsyncDatagram, (IDatagramTransport, IPeerHandler), IView),
+    ("plugsocket.handlers.async_datagram:AsyncDatagram", (IDatagramTransport, IPeerHandler), IView),
     (other_class, (IStreamTransport, IDatagramHandlerClass), IRefusal),
     (other_class, (IDatagramTransport, IStreamHandlerClass), IRefusal),
-    (no_peers, (IStreamTransport, IPeerHandler), IRefusal),
-    (no_peers, (IAsyncTransport, IPeerHandler), IRefusal),
-):
+    ("plugsocket.handlers.conversations:no_peers", (IStreamTransport, IPeerHandler), IRefusal),
+    ("plugsocket.handlers.conversations:no_peers", (IAsyncTransport, IPeerHandler), IRefusal),
+)
+for _factory, _required, _provided in _TABLE:
     default_registry.register(_factory, _required, _provided)

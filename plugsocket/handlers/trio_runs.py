@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+import plugsocket.handlers.async_datagram  # noqa: F401 - or each forked child would import it by itself
 from plugsocket.core.errors import CompositionError
 from plugsocket.core.interfaces import IAsyncHandler
 from plugsocket.core.kinds import inspect_handler
