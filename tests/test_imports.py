@@ -31,7 +31,9 @@ def run(source: str, *arguments: str) -> str:
 # Nothing that blocks needs trio.
 
 
-@pytest.mark.parametrize("module", ["plugsocket", "plugsocket.cli", "plugsocket.testing"])
+@pytest.mark.parametrize(
+    "module", ["plugsocket", "plugsocket.cli", "plugsocket.compat.socketserver", "plugsocket.testing"]
+)
 def test_importing_it_leaves_trio_alone(module: str) -> None:
     run("import importlib, sys; importlib.import_module(sys.argv[1]); assert 'trio' not in sys.modules", module)
 
@@ -81,6 +83,31 @@ SERVING = """
 def test_serving_what_blocks_leaves_trio_alone(strategy: str, handler: str) -> None:
     told = "\n(b'good', False)\n"
     assert run(SERVING, strategy, handler) == (told if handler == "StreamClass" else told + told[1:])
+
+
+COMPATIBLE = """
+    import socket, sys, threading
+    from plugsocket.compat import socketserver
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(repr((self.rfile.readline(), "trio" in sys.modules)).encode())
+
+    with getattr(socketserver, sys.argv[1])(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with socket.create_connection(server.server_address, 20) as client:
+            client.sendall(b"good\\n")
+            print(client.makefile().read())
+        server.shutdown()
+        thread.join()
+    assert "trio" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"])
+def test_the_classes_of_socketserver_leave_trio_alone(name: str) -> None:
+    assert run(COMPATIBLE, name) == "(b'good\\n', False)\n"
 
 
 FORKED = """
