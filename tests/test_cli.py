@@ -119,7 +119,7 @@ def test_serve_prints_where_and_serves_there(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert out == ""
     serving, stopping, stopped = [line.partition("INFO plugsocket: ")[2] for line in err.splitlines()]
-    assert serving == "serving with Thread(max_workers=64, idle_timeout=30.0); Ctrl-C or SIGTERM stops"
+    assert serving == "serving with Thread(max_workers=64, idle_timeout=30.0, daemon=True); Ctrl-C or SIGTERM stops"
     assert re.fullmatch(r"stopping; requests under way: \d, which get 10 s", stopping)
     assert re.fullmatch(r"stopped after 0\.\d+ s; requests completed: \d, cut: 0", stopped)
     assert not path.exists()

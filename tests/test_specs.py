@@ -133,7 +133,7 @@ def test_strategy_strings(spec: str, expected: Any) -> None:
             "'thread?max_workers=1&max_workers=1': option 'max_workers' is given twice",
         ),
         ("thread?maxworkers=1", "Thread has no option 'maxworkers'; did you mean 'max_workers'?"),
-        ("thread?_pool=1", "Thread has no option '_pool'; known: idle_timeout, max_workers"),
+        ("thread?_pool=1", "Thread has no option '_pool'; known: daemon, idle_timeout, max_workers"),
         ("sync?max_workers=1", "Sync has no option 'max_workers'; known: none"),
     ],
 )
@@ -192,8 +192,8 @@ def test_repr() -> None:
         "backlog=1024, nodelay=True, keepalive=True, keepalive_idle=None)"
     )
     assert repr(UDP("::1", 80)) == "UDP(host='::1', port=80, reuse_port=False, dual_stack=False, max_datagram=65535)"
-    assert repr(Thread(5)) == "Thread(max_workers=5, idle_timeout=30.0)"
-    assert repr(Fork()) == "Fork(max_children=40)"
+    assert repr(Thread(5)) == "Thread(max_workers=5, idle_timeout=30.0, daemon=True)"
+    assert repr(Fork()) == "Fork(max_children=40, inherit=False)"
 
 
 def test_only_what_says_where_is_positional() -> None:
@@ -285,7 +285,7 @@ class Mine(Thread):
 
 def test_an_installed_plug_in_is_found(install: Callable[..., None]) -> None:
     install("first", "[plugsocket.strategies]\nmine = first_module:Mine\n", WORKING)
-    assert repr(plugsocket.strategy("mine?max_workers=3")) == "Mine(max_workers=3, idle_timeout=30.0)"
+    assert repr(plugsocket.strategy("mine?max_workers=3")) == "Mine(max_workers=3, idle_timeout=30.0, daemon=True)"
     (plugin,) = [plugin for plugin in plugins(STRATEGIES) if plugin.name == "mine"]
     assert (plugin.source, plugin.distribution) == ("first_module:Mine", "first 1.5")
 
@@ -377,7 +377,8 @@ def test_the_built_in_plug_ins() -> None:
 
 
 def test_the_signature_of_a_class_has_its_options_and_their_defaults() -> None:
-    assert str(inspect.signature(Thread)) == "(max_workers: int = 64, *, idle_timeout: float = 30.0) -> None"
+    options = "max_workers: int = 64, *, idle_timeout: float = 30.0, daemon: bool = True"
+    assert str(inspect.signature(Thread)) == f"({options}) -> None"
     assert inspect.signature(Limits).parameters["overload"].default == Queue()
     with pytest.raises(AttributeError):
         _ = Thread().__signature__
