@@ -81,6 +81,51 @@ def test_output_arrives_when_it_goes_through_a_socket() -> None:
     assert lines.count("once") == 1
 
 
+WRITING_AT_THE_FORK = """
+    import logging, os, select, sys, threading
+    import plugsocket
+
+    def begin():
+        for stream, reader in zip((sys.stdout, handler.stream), readers):
+            threading.Thread(target=print, args=("x" * 2**20,), kwargs={"file": stream, "flush": True}).start()
+            select.select([reader], [], [])  # it has the stream's lock, until somebody has read all of it
+
+    def handle(connection):
+        print("from the child")
+        handler.handle(logging.makeLogRecord({"msg": "from the child"}))
+
+    readers, writers = zip(os.pipe(), os.pipe())
+    sys.stdout, log = (os.fdopen(writer, "w") for writer in writers)
+    handler = logging.StreamHandler(log)  # which no logger has, as those of a QueueListener
+    inherit = sys.argv[1] == "inherit"
+    server = plugsocket.Server("tcp://127.0.0.1:0", handle, plugsocket.Fork(inherit=inherit))
+    server.bind()
+    print(server.addresses[0].port, file=sys.__stdout__, flush=True)
+    os.register_at_fork(before=begin)
+    server.handle_request()
+    files = [os.fdopen(reader) for reader in readers]
+    texts = {}
+    threads = [threading.Thread(target=lambda each: texts.update({each: each.read()}), args=(each,)) for each in files]
+    for thread in threads:
+        thread.start()
+    report = server.stop()
+    for stream in (sys.stdout, log):
+        stream.close()
+    for thread in threads:
+        thread.join()
+    found = [(text.count("x"), text.count("from the child")) for text in map(texts.get, files)]
+    print(report.completed, *found, file=sys.__stdout__)
+"""
+
+
+@pytest.mark.parametrize("inherit", ["inherit", ""])
+def test_a_child_needs_nothing_of_threads_that_were_writing_when_it_was_forked(inherit: str) -> None:
+    with program(WRITING_AT_THE_FORK, inherit) as process:
+        with connect(line_of(process)) as sock:
+            assert sock.recv(1) == b""
+        assert end_of(process) == (0, f"1 {(2**20, 1)} {(2**20, 1)}\n", "")
+
+
 # How children end
 
 

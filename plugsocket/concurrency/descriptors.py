@@ -1,11 +1,12 @@
 """Descriptors that a forked child inherited and must not keep."""
 
-import logging
 import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
+
+from plugsocket.concurrency.streams import output_streams
 
 FOLDERS = ("/proc/self/fd", "/dev/fd")  # proc(5) on Linux; fd(4) on macOS and the BSDs
 
@@ -40,12 +41,8 @@ def _outputs() -> Iterator[int]:
     """The standard streams, which service managers connect to the log, and what `logging` writes to."""
     # Where the program was started without one, its number is that of something else.
     yield from (number for number, stream in enumerate((sys.__stdin__, sys.__stdout__, sys.__stderr__)) if stream)
-    loggers = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
-    handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
-    handlers += [handler.target for handler in handlers if hasattr(handler, "target")]  # logging's MemoryHandler
-    targets = [getattr(handler, name, None) for handler in handlers for name in ("stream", "socket", "sock")]
-    for target in (sys.stdin, sys.stdout, sys.stderr, *targets):
-        fileno = _fileno(target)
+    for stream in output_streams():
+        fileno = _fileno(stream)
         if fileno is not None:
             yield fileno
 

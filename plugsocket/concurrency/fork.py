@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -16,6 +15,7 @@ from plugsocket.concurrency.base import BlockingStrategy
 from plugsocket.concurrency.descriptors import drop_descriptors
 from plugsocket.concurrency.orphans import end_with_parent, find_prctl
 from plugsocket.concurrency.reports import LONGEST_REPORT, describe, told
+from plugsocket.concurrency.streams import flush_standard_streams, release_streams
 from plugsocket.core.errors import ChildError, CompositionError
 from plugsocket.core.options import integer
 from plugsocket.core.protocols import Job, Watcher
@@ -85,7 +85,7 @@ class Fork(BlockingStrategy):
         Raises:
             OSError: the system has no more processes, memory or descriptors (fork(2), pipe(2)).
         """
-        _flush_streams()  # what the child inherits of it, it would bring out a second time
+        flush_standard_streams()  # what the child inherits of it, it would bring out a second time
         report, writer = os.pipe()
         parent = os.getpid()
         try:
@@ -108,6 +108,7 @@ class Fork(BlockingStrategy):
         code = 1
         try:
             signal.set_wakeup_fd(-1)  # which would wake the parent
+            release_streams()
             failure = (None if self.inherit else self._leave_parent(job, writer, parent)) or job.run_in_child()
             os.set_blocking(writer, False)
             os.write(writer, describe(failure, job.summary()))
@@ -116,7 +117,7 @@ class Fork(BlockingStrategy):
             try:
                 logging.shutdown()  # which may write to the streams
             finally:
-                _flush_streams()
+                flush_standard_streams()
                 os._exit(code)
 
     def _leave_parent(self, job: Job, writer: int, parent: int) -> OSError | None:
@@ -197,10 +198,3 @@ def _end_of(pid: int, report: int) -> int:
         with suppress(OSError):
             return os.pidfd_open(pid)
     return report
-
-
-def _flush_streams() -> None:
-    """Bring out what was printed, as the end of an ordinary process does."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # closed, None, or its reader is gone: nobody is left to tell
-            stream.flush()
