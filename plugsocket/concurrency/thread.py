@@ -87,7 +87,7 @@ class Thread(BlockingStrategy):
     def _next(self, pool: _Pool) -> Job | None:
         """Wait for a job; `None`, and out of the pool, when there was none for `idle_timeout` seconds, or it ends."""
         with pool.lock:
-            if (pool.ending and pool.idle >= 0) or not self.idle_timeout:
+            if pool.idle >= 0 and (pool.ending or not self.idle_timeout):
                 pool.threads.discard(threading.current_thread())
                 return None
             pool.idle += 1
