@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from plugsocket import Deadlines, Limits, Queue, Server, State, Thread, Wait
+from plugsocket.core import admission
 from plugsocket.core.events import ConnectionClosed, ConnectionOpened, LimitCleared, LimitReached
 from plugsocket.testing import EventRecorder as Recorder
 from tests.kit import HANDLERS, TIMEOUT, ask, client, function, receive, serving, strategy_names, until
@@ -103,7 +104,10 @@ def test_somebody_who_comes_later_and_is_queued_is_told_of(strategy_name: str, r
 
 
 @every_parallel_strategy
-def test_a_limit_that_is_reached_again_and_again_is_told_once(strategy_name: str, recorder: Recorder) -> None:
+def test_a_limit_that_is_reached_again_and_again_is_told_once(
+    strategy_name: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "CALM", TIMEOUT)  # so that it is not over before it is reached again
     limits = Limits(max_connections=1, overload="reject")
     with limited(ENDPOINT, function, strategy_name, limits, recorder=recorder) as server:
         for _ in range(20):
@@ -111,7 +115,7 @@ def test_a_limit_that_is_reached_again_and_again_is_told_once(strategy_name: str
                 assert ask(first, b"1") == b"1"
                 assert late.recv(1) == b""
             assert server.wait(connections=0, timeout=TIMEOUT)
-        assert len(recorder.of(LimitReached)) < 10
+        assert len(recorder.of(LimitReached)) == 1
 
 
 # Always
@@ -156,15 +160,15 @@ def test_a_crowd_leaves_nothing_behind(strategy_name: str, overload: str) -> Non
         until(lambda: server.stats.accepted == 40 and not server.stats.active + server.stats.waiting)
         stats = server.stats
         assert stats.completed + stats.rejected == 40
-        assert server._ledger.peers is not None
-        assert not server._ledger.peers._counts
-        assert not server._ledger.peers._origins
+        peers = server._ledger.peers
+        assert peers is not None
+        until(lambda: not peers._counts and not peers._origins)  # each is struck out right after its slot is free
 
 
 def test_deadlines_of_limits_do_not_mix() -> None:
     """A request that waits for room is not under way yet: its time begins with its handler."""
     limits = Limits(max_connections=1, overload=LATER)
-    deadlines = Deadlines(first_byte=0.2)
+    deadlines = Deadlines(first_byte=1)
     with (
         limited(ENDPOINT, function, "thread", limits, deadlines=deadlines) as server,
         client(server) as first,
@@ -172,7 +176,7 @@ def test_deadlines_of_limits_do_not_mix() -> None:
     ):
         assert ask(first, b"1") == b"1"
         until(lambda: server.stats.waiting == 1)
-        assert not server.wait(state=State.CLOSED, timeout=0.3)  # in which nothing happens
+        assert not server.wait(state=State.CLOSED, timeout=1.2)  # in which nothing happens
         first.close()
         assert server.wait(connections=1, timeout=TIMEOUT)
         assert ask(second, b"2") == b"2"
