@@ -102,6 +102,7 @@ WRITING_AT_THE_FORK = """
     server.bind()
     print(server.addresses[0].port, file=sys.__stdout__, flush=True)
     os.register_at_fork(before=begin)
+    threading.Thread(target=threading.Event().wait, daemon=True).start()  # where there is one, there may be more
     server.handle_request()
     files = [os.fdopen(reader) for reader in readers]
     texts = {}

@@ -3,16 +3,17 @@
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import attrs
 
 from plugsocket.concurrency.base import BlockingStrategy
 from plugsocket.concurrency.descriptors import drop_descriptors
+from plugsocket.concurrency.ends import Ends
 from plugsocket.concurrency.orphans import end_with_parent, find_prctl
 from plugsocket.concurrency.reports import LONGEST_REPORT, describe, told
 from plugsocket.concurrency.streams import flush_standard_streams, release_streams
@@ -34,7 +35,8 @@ class _Child:
 class _Family:
     """The children of one strategy."""
 
-    children: dict[int, _Child] = attrs.field(factory=dict)
+    children: dict[int, _Child] = attrs.field(factory=dict)  # by the descriptor that tells of their end
+    ends: Ends | None = None
     watcher: Watcher | None = None
     cut: bool = False
     prctl: Callable[[int, int], Any] | None = None
@@ -56,8 +58,8 @@ class Fork(BlockingStrategy):
 
     Attributes:
         max_children: how many requests run at once; then requests wait in the kernel's queue.
-        inherit: whether a child keeps what the program has open, and its ways with signals, and is not told of its
-            end: as plain `os.fork` has it.
+        inherit: whether a child is what plain `os.fork` makes: it keeps what the program has open, and its ways with
+            signals, is not told of its end, and tells nothing of its own failures.
     """
 
     max_children: int = attrs.field(default=40, validator=integer(1))
@@ -88,6 +90,7 @@ class Fork(BlockingStrategy):
         flush_standard_streams()  # what the child inherits of it, it would bring out a second time
         report, writer = os.pipe()
         parent = os.getpid()
+        shared = threading.active_count() > 1  # and so a stream's lock may be another thread's at the fork
         try:
             pid = os.fork()
         except BaseException:
@@ -96,26 +99,35 @@ class Fork(BlockingStrategy):
             raise
         if pid == 0:
             os.close(report)  # which also leaves a descriptor for what comes
-            self._be_child(job, writer, parent)
+            self._be_child(job, writer, parent, shared=shared)
         os.close(writer)
-        child = _Child(pid, job, report, _end_of(pid, report))
-        self._family.children[pid] = child
-        if self._family.watcher is not None:
-            self._family.watcher.watch(child.watched, partial(self._reap, child))
+        self._take_in(_Child(pid, job, report, _end_of(pid, report)))
 
-    def _be_child(self, job: Job, writer: int, parent: int) -> None:
+    def _take_in(self, child: _Child) -> None:
+        family = self._family
+        family.children[child.watched] = child
+        if family.ends is None:
+            family.ends = Ends()
+            if family.watcher is not None:
+                family.watcher.watch(family.ends.fileno(), self._reap_ended)
+        family.ends.add(child.watched)
+
+    def _be_child(self, job: Job, writer: int, parent: int, *, shared: bool) -> None:
         """Run the job and exit; does not return, whatever happens."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)  # which would wake the parent
-            release_streams()
+            if shared:
+                release_streams()
             failure = (None if self.inherit else self._leave_parent(job, writer, parent)) or job.run_in_child()
-            os.set_blocking(writer, False)
-            os.write(writer, describe(failure, job.summary()))
+            if not self.inherit:
+                os.set_blocking(writer, False)
+                os.write(writer, describe(failure, job.summary()))
             code = 0 if failure is None else 1
         finally:
             try:
-                logging.shutdown()  # which may write to the streams
+                if not self.inherit:
+                    logging.shutdown()  # which may write to the streams
             finally:
                 flush_standard_streams()
                 os._exit(code)
@@ -134,12 +146,18 @@ class Fork(BlockingStrategy):
     @property
     def children(self) -> Collection[int]:
         """The process ids of the children that there are."""
-        return tuple(self._family.children)
+        return tuple(child.pid for child in self._family.children.values())
+
+    def _reap_ended(self) -> None:
+        family = self._family
+        if family.ends is not None:
+            for watched in family.ends.ready():
+                self._reap(family.children[watched])
 
     def _reap(self, child: _Child) -> None:
-        del self._family.children[child.pid]
-        if self._family.watcher is not None:
-            self._family.watcher.unwatch(child.watched)
+        assert self._family.ends is not None, "it was taken in"
+        del self._family.children[child.watched]
+        self._family.ends.remove(child.watched)
         failure = self._failure(child)
         for descriptor in {child.report, child.watched}:
             os.close(descriptor)
@@ -155,7 +173,8 @@ class Fork(BlockingStrategy):
             if written := os.read(child.report, LONGEST_REPORT):
                 return told(written, child.job)
         code = None if status is None else os.waitstatus_to_exitcode(status)
-        if code is not None and code < 0 and self._family.cut:
+        killed = code is not None and code < 0
+        if (killed and self._family.cut) or (self.inherit and not killed):
             return None
         return ChildError(f"child {child.pid} {_manner(code)} before its handler returned")
 
@@ -173,7 +192,17 @@ class Fork(BlockingStrategy):
         for child in list(self._family.children.values()):
             if wait_readable(child.watched, max(0.0, deadline - time.monotonic())):
                 self._reap(child)
-        return not self._family.children
+        if self._family.children:
+            return False
+        self._close_ends()
+        return True
+
+    def _close_ends(self) -> None:
+        ends, self._family.ends = self._family.ends, None
+        if ends is not None:
+            if self._family.watcher is not None:
+                self._family.watcher.unwatch(ends.fileno())
+            ends.close()
 
 
 def _manner(code: int | None) -> str:
