@@ -177,6 +177,8 @@ class HookedListener(_Listener):
     def accept(self) -> SeenTo:
         """Have the hooks see to what is waiting; see `IListener`."""
         self._check_readable()
+        if self._failures:
+            self._failures.pop(threading.get_ident(), None)  # of a loop of the program's own
         burst = self.burst
         self.handling = True
         try:

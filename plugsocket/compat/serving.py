@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from typing import Any
 
 import attrs
@@ -151,13 +152,13 @@ class Loop:
         self._failures: Failures = {}
         self._reference = weakref.ref(server)
         self._takes_batches = takes_batches
-        weakref.finalize(server, self._drop_kept)
-        self._lock = threading.RLock()  # signal handlers take it too, whatever they interrupt
         self._begin_process()
+        weakref.finalize(server, self._drop_kept)
 
     def _begin_process(self) -> None:
         """Start afresh: after a fork, what the parent has running is not the child's."""
         self._pid = os.getpid()
+        self._lock = threading.RLock()  # signal handlers take it too, whatever they interrupt
         self.relay = Relay()
         self._running: dict[Server, HookedListener | RequestListener] = {}
         self._kept: _Kept | None = None  # of handle_request(), for the next one
@@ -174,8 +175,11 @@ class Loop:
         """Take note of what `get_request()` raised, in the thread in which it did."""
         self._failures[threading.get_ident()] = error
 
+    def _in_child(self) -> bool:
+        return os.getpid() != self._pid
+
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if self._in_child():
             self._begin_process()
 
     def _make(self, *, lenient: bool) -> Server:
@@ -227,8 +231,8 @@ class Loop:
             self._end(inner)
 
     def _begin(self) -> Server:
+        self._check_process()
         with self._lock:
-            self._check_process()
             if self._thread is not None:
                 raise LifecycleError(f"{self._server!r} serves already, in another thread; one can at a time")
             self._awaited = True
@@ -257,7 +261,7 @@ class Loop:
             wait: whether to wait until they have; they are not waited for in the thread that serves, in a handler, and
                 in a forked child, whose parent is asked.
         """
-        with self._lock:
+        with nullcontext() if self._in_child() else self._lock:  # which may be held there for good
             running = list(self._running)
             for listener in self._running.values():
                 listener.ended = True
@@ -272,8 +276,8 @@ class Loop:
 
     def close(self) -> None:
         """End what runs, since the socket is about to be closed; wait for it, but not for a handler in the loop."""
+        self._check_process()
         with self._lock:
-            self._check_process()
             running = dict(self._running)
             self._drop_kept()
         for inner, listener in running.items():
@@ -313,8 +317,8 @@ class Loop:
             self._give_back(inner)
 
     def _borrow(self) -> Server:
+        self._check_process()
         with self._lock:
-            self._check_process()
             kept = self._kept
             if kept is None or kept.fileno != self._server.fileno():
                 self._drop_kept()
@@ -333,5 +337,5 @@ class Loop:
 
     def _drop_kept(self) -> None:
         kept, self._kept = self._kept, None
-        if kept is not None:
+        if kept is not None and not self._in_child():
             kept.inner.stop(0)

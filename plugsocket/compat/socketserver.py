@@ -24,6 +24,7 @@ from plugsocket.concurrency.thread import Thread
 from plugsocket.core.protocols import BlockingStrategy, Strategy
 from plugsocket.core.requests import DONT_WAIT
 from plugsocket.handlers import classes
+from plugsocket.transports.base import ACCEPTS_BLOCKING
 
 __version__ = "0.4"  # of the interface
 __all__ = [
@@ -232,7 +233,10 @@ class TCPServer(BaseServer):
                 self.server_bind()
                 self.server_activate()
             except BaseException:
-                self.server_close()
+                try:
+                    self.server_close()
+                except Exception:  # noqa: BLE001 - of a subclass that is not ready for it; what counts is raised below
+                    self.socket.close()
                 raise
 
     def server_bind(self) -> None:
@@ -261,7 +265,10 @@ class TCPServer(BaseServer):
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept a connection."""
-        return self.socket.accept()
+        connection, client_address = self.socket.accept()
+        if not ACCEPTS_BLOCKING:
+            connection.setblocking(True)
+        return connection, client_address
 
     def shutdown_request(self, request: Any) -> None:
         """Send end of file, and close the connection."""
