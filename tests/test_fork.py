@@ -597,3 +597,47 @@ def test_an_instance_serves_one_server_after_the_other() -> None:
     for _ in range(2):
         with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
             assert ask(sock, b"hello") == b"hello"
+
+
+# Children that inherit
+
+INHERITING = """
+    import os, signal, sys
+    import plugsocket
+
+    def handle(connection):
+        kept = os.read(inherited, 100).decode()
+        ways = [signal.getsignal(number) is mine for number in (signal.SIGTERM, signal.SIGINT)]
+        connection.sendall(f"{kept} {ways}".encode())
+        print("printed")
+        raise ValueError("which it tells nobody")
+
+    def mine(*_):
+        server.stop()
+
+    signal.signal(signal.SIGTERM, mine)
+    signal.signal(signal.SIGINT, mine)
+    inherited, writer = os.pipe()
+    os.write(writer, b"kept")
+    server = plugsocket.Server("tcp://127.0.0.1:0", handle, plugsocket.Fork(inherit=True))
+    server.bind()
+    print(server.addresses[0].port, flush=True)
+    server.handle_request()
+    print(server.stop().completed, server.stats.failed)
+"""
+
+
+def test_a_child_that_inherits_is_what_plain_fork_makes() -> None:
+    with program(INHERITING) as process:
+        with connect(line_of(process)) as sock:
+            assert receive(sock, 100) == b"kept [True, True]"
+        assert end_of(process) == (0, "printed\n1 0\n", "")
+
+
+def test_the_death_of_a_child_that_inherits_is_reported(recorder: Recorder) -> None:
+    server = Server(ENDPOINT, lambda _: os.kill(os.getpid(), signal.SIGKILL), Fork(inherit=True))
+    server.subscribe(recorder)
+    with serving(server), client(server) as sock:
+        assert receive(sock, 1) == b""
+        (failed,) = recorder.wait_for(HandlerFailed)
+    assert "was killed by SIGKILL" in str(failed.error)

@@ -289,3 +289,17 @@ def test_bad_grace() -> None:
     server = Server(ENDPOINT, async_function)
     with pytest.raises(ValueError, match="not 'soon'"):
         server.stop(grace="soon")  # type: ignore[arg-type]
+
+
+@every_strategy
+def test_without_waiting(strategy: str) -> None:
+    """What a stop would wait for goes on, and ends by itself."""
+    with serving(Server(ENDPOINT, busy, strategy)) as server:
+        with client(server) as sock:
+            keep_busy(sock)
+            assert not server.stop(TIMEOUT, wait=False).finished
+            assert server.state is not State.CLOSED
+            assert ask(sock, b"hello") == b"hello"
+        assert server.wait(state=State.CLOSED, timeout=TIMEOUT) or server.state is State.CLOSED
+    assert server.report is not None
+    assert (server.report.finished, server.report.cut) == (True, ())

@@ -171,3 +171,31 @@ def test_threads_are_daemons() -> None:
     with serving(Server(ENDPOINT, handler, Thread())) as server, client(server) as sock:
         ask(sock, b"hello")
         assert [thread.daemon for thread in handler.seen] == [True]
+
+
+def test_without_idle_time_each_request_has_a_thread_of_its_own() -> None:
+    handler = Names()
+    with serving(Server(ENDPOINT, handler, Thread(idle_timeout=0))) as server:
+        for _ in range(20):
+            with client(server) as sock:
+                ask(sock, b"hello")
+            assert server.wait(connections=0, timeout=TIMEOUT)
+    assert len(set(handler.seen)) == 20
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_threads_are_daemons_if_they_are_to_be(daemon: bool) -> None:
+    strategy = Thread(daemon=daemon)
+    with serving(Server(ENDPOINT, function, strategy)) as server, client(server) as sock:
+        ask(sock, b"hello")
+        assert [thread.daemon for thread in strategy.threads] == [daemon]
+    assert not strategy.threads
+
+
+def test_a_thread_that_joins_its_own_pool_does_not_wait_for_itself() -> None:
+    ended: list[bool] = []
+    strategy = Thread()
+    with serving(Server(ENDPOINT, lambda _: ended.append(strategy.join(TIMEOUT)), strategy)) as server:
+        with client(server) as sock:
+            assert receive(sock, 1) == b""
+    assert ended == [False]
