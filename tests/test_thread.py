@@ -195,7 +195,7 @@ def test_threads_are_daemons_if_they_are_to_be(daemon: bool) -> None:
 def test_a_thread_that_joins_its_own_pool_does_not_wait_for_itself() -> None:
     ended: list[bool] = []
     strategy = Thread()
-    with serving(Server(ENDPOINT, lambda _: ended.append(strategy.join(TIMEOUT)), strategy)) as server:
-        with client(server) as sock:
-            assert receive(sock, 1) == b""
+    server = Server(ENDPOINT, lambda _: ended.append(strategy.join(TIMEOUT)), strategy)
+    with serving(server), client(server) as sock:
+        assert receive(sock, 1) == b""
     assert ended == [False]

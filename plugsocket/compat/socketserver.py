@@ -18,7 +18,7 @@ from typing import Any, Self, TypeAlias
 
 from plugsocket.compat.hooks import finish
 from plugsocket.compat.serving import Loop
-from plugsocket.compat.workers import close_workers, handle_beside, strategy_of
+from plugsocket.compat.workers import ThreadPerRequest, close_workers, handle_beside, strategy_of
 from plugsocket.concurrency.fork import Fork
 from plugsocket.concurrency.thread import Thread
 from plugsocket.core.protocols import BlockingStrategy, Strategy
@@ -338,7 +338,7 @@ class ThreadingMixIn:
             close_workers(self)
 
     def __strategy(self) -> BlockingStrategy:
-        return Thread(max_workers=sys.maxsize, idle_timeout=0, daemon=self.daemon_threads)
+        return ThreadPerRequest(max_workers=sys.maxsize, idle_timeout=0, daemon=self.daemon_threads)
 
     def __most(self) -> float:
         return math.inf if self.max_threads is None else self.max_threads

@@ -3,7 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 
 import attrs
 
@@ -64,9 +65,7 @@ class Thread(BlockingStrategy):
                 pool.jobs.put(job)
                 return
             pool.started += 1
-            thread = threading.Thread(
-                target=self._work, args=(pool, job), name=f"plugsocket-{pool.started}", daemon=self.daemon
-            )
+            thread = self.make_thread(partial(self._work, pool, job), pool.started)
             pool.threads.add(thread)
         try:
             thread.start()
@@ -74,6 +73,15 @@ class Thread(BlockingStrategy):
             with pool.lock:
                 pool.threads.discard(thread)
             raise
+
+    def make_thread(self, work: Callable[[], object], number: int) -> threading.Thread:
+        """Make a thread, without starting it; a subclass may want others.
+
+        Args:
+            work: what it does.
+            number: how many there were before it, and one.
+        """
+        return threading.Thread(target=work, name=f"plugsocket-{number}", daemon=self.daemon)
 
     def _work(self, pool: _Pool, job: Job | None) -> None:
         try:
