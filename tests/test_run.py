@@ -27,6 +27,7 @@ from plugsocket import (
     Trio,
 )
 from plugsocket.core.events import HandlerFailed
+from plugsocket.core.readiness import wait_readable
 from plugsocket.testing import EventRecorder as Recorder
 from plugsocket.testing import FaultyTransport
 from tests.kit import TIMEOUT, ask, busy, client, function, keep_busy, receive, serving, strategy_names
@@ -239,6 +240,7 @@ def test_no_request_and_no_time(bound: Server) -> None:
 @every_strategy
 def test_a_request_that_waits_already_needs_no_time(bound: Server) -> None:
     with client(bound) as sock:
+        assert wait_readable(bound._engine.endpoints[0].listener.fileno(), TIMEOUT)  # type: ignore[union-attr]
         assert bound.handle_request(timeout=0)
         assert receive(sock, 100) == b"hello"
 

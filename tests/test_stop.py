@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import trio
 
 from plugsocket import Connection, Fork, LifecycleError, Server, State, StopReport, Sync, Thread, Trio
 from plugsocket.testing import EventRecorder as Recorder
-from tests.kit import TIMEOUT, ask, async_function, busy, client, function, keep_busy, serving, strategy_names
+from tests.kit import TIMEOUT, ask, async_function, busy, client, function, keep_busy, serving, strategy_names, until
 from tests.programs import interrupt
 
 ENDPOINT = "tcp://127.0.0.1:0"
@@ -29,10 +29,14 @@ def test_an_idle_server_does_not_wake_up(strategy: str) -> None:
         with client(server) as sock:
             ask(sock, b"so that it has worked before")
         server.wait(connections=0, timeout=TIMEOUT)
-        before = voluntary_switches(threads() - others)
-        assert not server.wait(state=State.CLOSED, timeout=1.0)  # in which nothing happens
-        # Each thread of the server may still have been on its way to sleep; a poll of 50 ms would make it 20.
-        assert voluntary_switches(threads() - others) - before <= 2
+        # At first its threads may still be on their way to sleep; one that polls wakes up in each of the ten seconds.
+        assert any(sleeps_for_a_second(server, threads() - others) for _ in range(10))
+
+
+def sleeps_for_a_second(server: Server, threads: set[Path]) -> bool:
+    before = voluntary_switches(threads)
+    assert not server.wait(state=State.CLOSED, timeout=1.0)  # in which nothing happens
+    return voluntary_switches(threads) == before
 
 
 def threads() -> set[Path]:
@@ -43,8 +47,9 @@ def voluntary_switches(of: set[Path]) -> int:
     """How often threads of this process gave up the processor: how often they had been woken."""
     total = 0
     for task in of:
-        line = next(line for line in (task / "status").read_text().splitlines() if line.startswith("voluntary"))
-        total += int(line.split()[1])
+        with suppress(FileNotFoundError):  # it has ended, as those do that trio has no work for
+            line = next(line for line in (task / "status").read_text().splitlines() if line.startswith("voluntary"))
+            total += int(line.split()[1])
     return total
 
 
@@ -263,20 +268,19 @@ def test_leaving_the_context_stops_a_server_in_the_background(strategy: Any) -> 
 
 
 def test_500_silent_clients_get_32_threads_and_the_server_stops() -> None:
-    most = 0
+    seen: list[int] = []
 
     def handle(connection: Connection) -> None:
-        nonlocal most
-        most = max(most, sum(thread.name.startswith("plugsocket-") for thread in threading.enumerate()))
+        seen.append(sum(thread.name.startswith("plugsocket-") for thread in threading.enumerate()))
         busy(connection)
 
     with serving(Server(ENDPOINT, handle, Thread(max_workers=32))) as server, ExitStack() as stack:
         clients = [stack.enter_context(client(server)) for _ in range(500)]
         for sock in clients[:16]:
             keep_busy(sock)
-        assert server.wait(connections=32, timeout=TIMEOUT)
+        until(lambda: len(seen) == 32)
         report = server.stop(grace=0.1)
-    assert most == 32
+    assert max(seen) == 32
     assert server.stats.accepted == 32
     assert (report.completed, len(report.cut)) == (16, 16)  # those that had said something are busy
     assert report.finished

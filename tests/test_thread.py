@@ -35,16 +35,16 @@ def test_no_thread_before_the_first_request() -> None:
 
 
 def test_idle_threads_are_used_again() -> None:
-    """The next request may come in before the last one's thread is idle, so there can be two."""
+    """The next request may come in before the last one's thread is idle, so there can be a few."""
     handler = Names()
     with serving(Server(ENDPOINT, handler, Thread())) as server:
         for _ in range(100):
             with client(server) as sock:
                 ask(sock, b"hello")
             assert server.wait(connections=0, timeout=TIMEOUT)
-        assert 1 <= len(workers()) <= 2
+        assert 1 <= len(workers()) < 10
     assert len(handler.seen) == 100
-    assert 1 <= len(set(handler.seen)) <= 2
+    assert 1 <= len(set(handler.seen)) < 10
 
 
 def test_the_pool_grows_on_demand_up_to_its_limit_and_then_the_next_waits() -> None:
