@@ -18,12 +18,19 @@ WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 @contextmanager
 def program(source: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a program with its three streams connected to the test; what still runs afterwards is killed."""
+    """Run a program that a test has as its text."""
+    with python("-c", dedent(source), *arguments, **options) as process:
+        yield process
+
+
+@contextmanager
+def python(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run Python with its three streams connected to the test; what still runs afterwards is killed."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # So that output is buffered as it is by default, whatever the tests themselves run under.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    command = [sys.executable, *WARNINGS, "-c", dedent(source), *arguments]
-    with subprocess.Popen(command, text=True, env=environment, **{**streams, **options}) as process:
+    whole = [sys.executable, *WARNINGS, *command]
+    with subprocess.Popen(whole, text=True, env=environment, **{**streams, **options}) as process:
         try:
             yield process
         finally:
