@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from common import made_of, meet
@@ -16,22 +17,26 @@ class Handler(WSGIRequestHandler):
         return {**super().make_environ(), "server": self.server}
 
 
+def siblings() -> int:
+    """How many children the parent has, of which this process is one if the server forks."""
+    parent = os.getppid()
+    return len(Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+
+
 @Request.application
 def application(request: Request) -> Response:
     if request.path == "/echo":
         return Response(request.get_data())
+    said = {
+        "server": made_of(type(request.environ["server"])),
+        "process": os.getpid(),
+        "siblings": siblings(),
+        "thread": threading.current_thread() is not threading.main_thread(),
+        "scheme": request.scheme,
+    }
     if request.path == "/meet":
         meet()
-    return Response(
-        json.dumps(
-            {
-                "server": made_of(type(request.environ["server"])),
-                "process": os.getpid(),
-                "thread": threading.current_thread() is not threading.main_thread(),
-                "scheme": request.scheme,
-            }
-        )
-    )
+    return Response(json.dumps(said))
 
 
 if __name__ == "__main__":
