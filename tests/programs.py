@@ -44,15 +44,27 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 
 def interrupt(pid: int, number: int) -> None:
-    """Send a signal once the main thread waits in a system call, out of which the signal brings it.
+    """Send a signal once the main thread waits in a system call, out of which the signal brings it."""
+    wait_for_call(pid)
+    os.kill(pid, number)
 
-    One that comes between Python's last look at its signals and the call, while the thread hands over the interpreter's
-    lock, would be seen only when the call ends by itself.
+
+def interrupt_group(pid: int, number: int) -> None:
+    """Send a signal to a process that leads a group, and to its children, as a terminal does."""
+    for member in (str(pid), *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        wait_for_call(int(member))
+    os.killpg(pid, number)
+
+
+def wait_for_call(pid: int) -> None:
+    """Wait until the main thread waits in a system call.
+
+    A signal that comes between Python's last look at its signals and the call, while the thread hands over the
+    interpreter's lock, would be seen only when the call ends by itself.
     """
     place = Path(f"/proc/{pid}/task/{pid}/wchan")  # where it sleeps, or 0 (proc(5))
     while (where := place.read_text()) == "0" or "futex" in where:  # which is where it waits for locks
         pass
-    os.kill(pid, number)
 
 
 def connect(port: str) -> socket.socket:

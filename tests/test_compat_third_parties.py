@@ -28,7 +28,7 @@ import trustme
 from dnslib import RCODE, RR, DNSRecord
 
 from tests.kit import TIMEOUT
-from tests.programs import connect, end_of, interrupt, line_of, python
+from tests.programs import connect, end_of, interrupt, interrupt_group, line_of, python
 
 PROGRAMS = Path(__file__).parent / "third_parties"
 ORIGINAL = os.environ.get("SOCKETSERVER") == "original"
@@ -254,7 +254,7 @@ def test_werkzeug_is_interrupted_with_its_children(options: dict[str, Any]) -> N
         for sock in socks:
             sock.sendall(b"GET /meet HTTP/1.0\r\n\r\n")
             assert line_of(process) == "met"
-        os.killpg(process.pid, signal.SIGINT)
+        interrupt_group(process.pid, signal.SIGINT)
         assert end_of(process) == (0, "", "")
         assert [sock.recv(1) for sock in socks] == [b""] * TOGETHER
 
@@ -298,7 +298,7 @@ def test_werkzeug_reloads(options: dict[str, Any], browse: Any, tmp_path: Path) 
         assert {said["server"] for said in served_by} == {MODULE}
         if "threaded" in options:
             assert len({said["process"] for said in served_by} - {process.pid}) == 2
-        os.killpg(process.pid, signal.SIGINT)
+        interrupt_group(process.pid, signal.SIGINT)
         status, output, errors = end_of(process)
         assert (status, output) == (0, "")
         assert [line for line in errors.splitlines() if not ACCESS.fullmatch(line)] == []
