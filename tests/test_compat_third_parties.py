@@ -283,7 +283,13 @@ def test_werkzeug_reloads(options: dict[str, Any], browse: Any, tmp_path: Path) 
     """The process that listens starts another that serves; and a third one when a file changes."""
     watched = tmp_path / "watched"
     watched.touch()
-    reloading = {"use_reloader": True, "reloader_type": "stat", "reloader_interval": 0.1, "extra_files": [str(watched)]}
+    reloading = {
+        "use_reloader": True,
+        "reloader_type": "stat",
+        "reloader_interval": 0.1,
+        "extra_files": [str(watched)],
+        "exclude_patterns": ["*.py", "*.pyc"],  # or else it would watch all of this project
+    }
     # In a session of its own, as in a terminal, so that Ctrl-C reaches both processes.
     with running("werkzeug_server.py", HOST, json.dumps({**reloading, **options}), start_new_session=True) as process:
         client = browse(errors_until(process, RUNNING)[1])
