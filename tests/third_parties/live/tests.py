@@ -10,6 +10,7 @@ from typing import Any
 from common import made_of, say
 from django.contrib.staticfiles.testing import StaticLiveServerTestCase
 from django.core.servers.basehttp import ThreadedWSGIServer
+from django.db import connections
 from django.test import LiveServerTestCase
 from django.test.testcases import LiveServerThread
 
@@ -97,6 +98,7 @@ class Live(Asking, LiveServerTestCase):
                 Note.objects.create(text=text)
                 assert self.ask(connection, "GET", "/notes").endswith(text.encode())
             assert self.ask(connection, "POST", "/echo", BODY) == BODY
+            assert self.ask(connection, "GET", "/database") == str(id(connections["default"])).encode()  # it is shared
             assert connection.sock is sock
 
     def test_requests_are_served_together(self) -> None:

@@ -2,6 +2,7 @@ import threading
 
 from common import made_of, meet
 from django.core.servers.basehttp import WSGIServer
+from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
@@ -13,6 +14,10 @@ together = threading.Barrier(TOGETHER, timeout=20.0)
 
 def notes(request: HttpRequest) -> HttpResponse:
     return HttpResponse("\n".join(note.text for note in Note.objects.order_by("id")))
+
+
+def database(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(str(id(connections["default"])))
 
 
 def echo(request: HttpRequest) -> HttpResponse:
@@ -33,4 +38,11 @@ def made(request: HttpRequest) -> HttpResponse:
     return HttpResponse(made_of(WSGIServer))
 
 
-urlpatterns = [path("notes", notes), path("echo", echo), path("gather", gather), path("meet", met), path("made", made)]
+urlpatterns = [
+    path("notes", notes),
+    path("database", database),
+    path("echo", echo),
+    path("gather", gather),
+    path("meet", met),
+    path("made", made),
+]
