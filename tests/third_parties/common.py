@@ -3,6 +3,7 @@
 import os
 import signal
 import socketserver
+from inspect import isfunction
 
 
 def say(*words: object) -> None:
@@ -17,8 +18,11 @@ def meet() -> None:
 
 
 def made_of(server: type) -> str:
-    """The modules that a class of servers has its classes of `socketserver` from."""
-    return " ".join(sorted({cls.__module__ for cls in server.__mro__ if vars(socketserver).get(cls.__name__) is cls}))
+    """The modules in which what a class of servers has from `socketserver` is written."""
+    bases = [cls for cls in server.__mro__ if vars(socketserver).get(cls.__name__) is cls]
+    # A class may say that it is of another module, for the sake of those who pickle it.
+    written = {method.__module__ for cls in bases for method in vars(cls).values() if isfunction(method)}
+    return " ".join(sorted(written))
 
 
 def until_interrupted() -> None:
