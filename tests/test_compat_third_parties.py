@@ -35,6 +35,7 @@ ORIGINAL = os.environ.get("SOCKETSERVER") == "original"
 RUNNER = () if ORIGINAL else ("-m", "plugsocket.compat")
 MODULE = "socketserver" if ORIGINAL else "plugsocket.compat.socketserver"
 
+ACCESS = re.compile(r'\S+ - - \[.*\] "[A-Z]+ \S+ HTTP/1.1" 200 (-|\d+) *')
 BODY = bytes(range(256)) * 4096
 HOST = "127.0.0.1"
 TOGETHER = 4
@@ -130,6 +131,13 @@ def all_at_once(
             raise
 
 
+def assert_nothing_but_access(errors: str, requests: int | None = None) -> None:
+    """Check that standard error has told of so many requests, or of any number, and of nothing else."""
+    lines = errors.splitlines()
+    assert all(ACCESS.fullmatch(line) for line in lines), errors
+    assert requests in (None, len(lines)), errors
+
+
 def silent(port: int) -> socket.socket:
     """A client that connects and says nothing."""
     return connect(str(port))
@@ -183,7 +191,6 @@ def test_what_they_are_made_of() -> None:
 # Werkzeug
 
 RUNNING = r"Running on (https?://127\.0\.0\.1:(\d+)|unix://.*)$"
-ACCESS = re.compile(r'\S+ - - \[.*\] "[A-Z]+ \S+ HTTP/1.1" 200 (-|\d+)')
 
 
 @contextmanager
@@ -203,9 +210,7 @@ def werkzeug_end(process: subprocess.Popen[str], requests: int) -> None:
     interrupt(process.pid, signal.SIGINT)
     status, output, errors = end_of(process)
     assert (status, output) == (0, "")
-    lines = errors.splitlines()
-    assert [line for line in lines if not ACCESS.fullmatch(line)] == []
-    assert len(lines) == requests
+    assert_nothing_but_access(errors, requests)
 
 
 def werkzeug_use(client: httpx.Client) -> dict[str, Any]:
@@ -307,7 +312,7 @@ def test_werkzeug_reloads(options: dict[str, Any], browse: Any, tmp_path: Path) 
         interrupt_group(process.pid, signal.SIGINT)
         status, output, errors = end_of(process)
         assert (status, output) == (0, "")
-        assert [line for line in errors.splitlines() if not ACCESS.fullmatch(line)] == []
+        assert_nothing_but_access(errors)
 
 
 # Django
@@ -432,9 +437,7 @@ def test_http_server(host: str, browse: Any, tmp_path: Path) -> None:
         interrupt(process.pid, signal.SIGINT)
         status, output, errors = end_of(process)
     assert (status, output) == (0, "\nKeyboard interrupt received, exiting.\n")
-    lines = errors.splitlines()
-    assert len(lines) == 4
-    assert [line for line in lines if not ACCESS.match(line)] == []
+    assert_nothing_but_access(errors, 4)
 
 
 def test_pydoc(browse: Any) -> None:
@@ -483,9 +486,7 @@ def test_wsgiref(browse: Any) -> None:
         end_input(process)
         status, output, errors = end_of(process)
     assert (status, output) == (0, "stopped\n")
-    lines = errors.splitlines()
-    assert len(lines) == 4
-    assert [line for line in lines if not ACCESS.match(line)] == []
+    assert_nothing_but_access(errors, 4)
 
 
 def configure_log(port: int, form: str) -> None:
