@@ -295,8 +295,11 @@ def test_werkzeug_reloads(options: dict[str, Any], browse: Any, tmp_path: Path) 
         "extra_files": [str(watched)],
         "exclude_patterns": ["*.py", "*.pyc"],  # or else it would watch all of this project
     }
+    command = ("werkzeug_server.py", HOST, json.dumps({**reloading, **options}))
+    # After Ctrl-C it waits for the other one no longer than a quarter of a second.
+    unawaited = ("-W", "ignore:subprocess:ResourceWarning")
     # In a session of its own, as in a terminal, so that Ctrl-C reaches both processes.
-    with running("werkzeug_server.py", HOST, json.dumps({**reloading, **options}), start_new_session=True) as process:
+    with running(*command, flags=unawaited, start_new_session=True) as process:
         client = browse(errors_until(process, RUNNING)[1])
         errors_until(process, "Restarting with stat")
         replaced(process)
