@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from idlelib.rpc import RPCClient
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -43,7 +42,6 @@ BUILT_ON_IT = {
     "django.core.servers.basehttp": ["ThreadedWSGIServer", "WSGIServer"],
     "dnslib.server": ["TCPServer", "UDPServer"],
     "http.server": ["HTTPServer", "ThreadingHTTPServer"],
-    "idlelib.rpc": ["RPCServer"],
     "prometheus_client.exposition": ["ThreadingWSGIServer"],
     "werkzeug.serving": ["BaseWSGIServer", "ForkingWSGIServer", "ThreadedWSGIServer"],
     "wsgiref.simple_server": ["WSGIServer"],
@@ -522,15 +520,16 @@ def test_logging_listen() -> None:
         assert end_of(process) == (0, "stopped\n", "")
 
 
-class IdleClient(RPCClient):
-    def handle_EOF(self) -> None:  # noqa: N802 - the name is IDLE's
-        """Its own would end this process."""
-        raise EOFError
-
-
 def test_idle() -> None:
     """It overrides `server_bind`, `server_activate` and `get_request`: it connects to its only client."""
-    client = IdleClient((HOST, 0))
+    rpc = pytest.importorskip("idlelib.rpc", reason="some distributions leave IDLE out of Python's own library")
+
+    class Client(rpc.RPCClient):
+        def handle_EOF(self) -> None:  # noqa: N802 - the name is IDLE's
+            """Do not end this process, as its own does."""
+            raise EOFError
+
+    client = Client((HOST, 0))
     with client.listening_sock as listener, running("idle_server.py", str(listener.getsockname()[1])) as process:
         listener.settimeout(TIMEOUT)
         assert line_of(process) == MODULE
