@@ -1,7 +1,7 @@
 """The examples in the documentation of `socketserver`: what they print is what the documentation shows.
 
-Each is a server and its clients in processes of their own, with the import line that the documentation has, and with the
-one that takes plugsocket's module instead.
+Each is a server and its clients in processes of their own, with the import line that the documentation has, and with
+the one that takes plugsocket's module instead.
 """
 
 import re
