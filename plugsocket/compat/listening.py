@@ -26,8 +26,8 @@ OFTEN = 4  # how often all were there that were looked for, until more are
 LARGEST = 64  # requests that the hooks see to before the loop looks after anything else
 FOR_THE_LOOP = BACK_OFF | {errno.EAGAIN, errno.EWOULDBLOCK}
 
-Failures: TypeAlias = dict[int, Exception]
-"""What `get_request()` raised last, by the thread in which it did."""
+Failures: TypeAlias = dict[int, Exception | None]
+"""What `get_request()` raised, by the thread in which it did; the threads that are there are those that accept."""
 
 
 class IHookedTransport(ITransport):
@@ -138,7 +138,6 @@ class Raised(SeenTo):
 
 
 SEEN_TO = SeenTo()
-ENOUGH = BlockingIOError(errno.EAGAIN, "that was all for now")
 
 
 class Burst:
@@ -177,26 +176,25 @@ class HookedListener(_Listener):
     def accept(self) -> SeenTo:
         """Have the hooks see to what is waiting; see `IListener`."""
         self._check_readable()
-        if self._failures:
-            self._failures.pop(threading.get_ident(), None)  # of a loop of the program's own
-        burst = self.burst
+        burst, thread = self.burst, threading.get_ident()
         self.handling = True
+        self._failures[thread] = None
         try:
-            if burst is None:
-                self._see_to(1)
-            else:
-                burst.note(found_all=self._see_to(burst.size))
+            found_all = self._see_to(1 if burst is None else burst.size, thread)
         except BaseException as error:  # noqa: BLE001 - it is raised on, not to be taken for an error of accepting
             return Raised(error)
         finally:
             self.handling = False
-        if self._failures and (failure := self._failures.pop(threading.get_ident(), None)) is not None:
+            failure = self._failures.pop(thread)
+        if burst is not None:
+            burst.note(found_all=found_all)
+        if failure is not None:
             self._weigh(failure)
         if burst is not None:
-            raise ENOUGH.with_traceback(None)
+            raise BlockingIOError(errno.EAGAIN, "that was all for now")
         return SEEN_TO
 
-    def _see_to(self, most: int) -> bool:
+    def _see_to(self, most: int, thread: int) -> bool:
         """Have the hooks see to at most so many requests; return whether there were so many."""
         server, failures = self.server, self._failures
         for _ in range(most):
@@ -205,7 +203,7 @@ class HookedListener(_Listener):
                 self._wait_for_room(workers)
                 return False
             server._handle_request_noblock()  # noqa: SLF001 - a hook too, for programs that there are
-            if failures or self.ended:
+            if self.ended or failures[thread] is not None:
                 return False
         return True
 

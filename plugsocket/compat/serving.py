@@ -172,8 +172,10 @@ class Loop:
         return self._reference()  # which lives as long as somebody calls it
 
     def failed(self, error: Exception) -> None:
-        """Take note of what `get_request()` raised, in the thread in which it did."""
-        self._failures[threading.get_ident()] = error
+        """Take note of what `get_request()` raised, if it was a loop of ours that had it called."""
+        thread = threading.get_ident()
+        if thread in self._failures:
+            self._failures[thread] = error
 
     def _in_child(self) -> bool:
         return os.getpid() != self._pid

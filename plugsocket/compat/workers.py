@@ -108,6 +108,8 @@ class RequestJob:
 
 def _say_the_end(error: BaseException) -> None:
     """Do what the end of a program does about an exception."""
+    if isinstance(error, KeyboardInterrupt):
+        return  # which the parent, that had it as well, says something about
     if not isinstance(error, SystemExit):
         sys.excepthook(type(error), error, error.__traceback__)
     elif error.code is not None and not isinstance(error.code, int):
