@@ -170,7 +170,7 @@ def test_attempts_are_told_with_their_times() -> None:
         before = time.monotonic()
         with client(server) as sock:
             assert ask(sock, b"served at last") == b"served at last"
-        after = time.monotonic()
+    after = time.monotonic()  # until the server was stopped, it looked whether others came
     attempts = transport.attempts
     assert len(attempts) >= 5
     assert before <= attempts[0]
