@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
+import trio.testing
 import trustme
 from zope.interface import directlyProvides, providedBy
 
@@ -45,6 +46,12 @@ async def exchange(stream: trio.abc.Stream, data: bytes) -> bytes:
     while len(received) < len(data) and (chunk := await stream.receive_some()):
         received += chunk
     return bytes(received)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what no event tells of, in real time, whatever the clock."""
+    while not condition():
+        await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
