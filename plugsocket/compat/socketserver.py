@@ -479,6 +479,9 @@ _ServerSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _WITH_PORTS = (socket.AF_INET, socket.AF_INET6)
 _NO_ACTIONS = (BaseServer.service_actions, ForkingMixIn.service_actions)
 
+if not hasattr(os, "fork"):
+    del ForkingMixIn  # by which programs tell that they cannot fork
+
 
 def _takes_batches(server: Any) -> bool:
     """Have `get_request()` not wait from now on, and return whether it does not: it may be a subclass's."""
