@@ -15,8 +15,11 @@ def finish(server: Any, request: Any, client_address: Any) -> None:
         server.shutdown_request(request)
 
 
-def cut(request: Any) -> None:
-    """Wake a handler that waits for the client of a connection."""
-    if not isinstance(request, tuple):
-        with suppress(Exception):  # it is closed, or no socket at all
-            request.shutdown(socket.SHUT_RDWR)
+def cut(request: Any) -> bool:
+    """Wake a handler that waits for the client of a connection; return whether there is one."""
+    if isinstance(request, tuple):
+        return False
+    with suppress(Exception):  # it is closed, or no socket at all
+        request.shutdown(socket.SHUT_RDWR)
+        return True
+    return False

@@ -175,6 +175,8 @@ class HookedListener(_Listener):
 
     def accept(self) -> SeenTo:
         """Have the hooks see to what is waiting; see `IListener`."""
+        if self._is_full():
+            raise BlockingIOError(errno.EAGAIN, "there is no room")
         self._check_readable()
         burst, thread = self.burst, threading.get_ident()
         self.handling = True
@@ -198,21 +200,22 @@ class HookedListener(_Listener):
         """Have the hooks see to at most so many requests; return whether there were so many."""
         server, failures = self.server, self._failures
         for _ in range(most):
-            workers: Workers | None = vars(server).get(ATTRIBUTE)
-            if workers is not None and workers.is_full():
-                self._wait_for_room(workers)
-                return False
             server._handle_request_noblock()  # noqa: SLF001 - a hook too, for programs that there are
-            if self.ended or failures[thread] is not None:
+            if self.ended or failures[thread] is not None or self._is_full():
                 return False
         return True
 
-    def _wait_for_room(self, workers: Workers) -> None:
-        with suppress(LifecycleError):  # it stops
+    def _is_full(self) -> bool:
+        """Whether there is no room for requests beside the loop; then it is paused until there is."""
+        workers: Workers | None = vars(self.server).get(ATTRIBUTE)
+        if workers is None or not workers.is_full():
+            return False
+        with suppress(LifecycleError):  # it is paused, or stops
             self.inner.pause()
-            workers.on_room = partial(_resume, self.inner)
-            if not workers.is_full():  # since there was room in between
-                _resume(self.inner)
+        workers.on_room = partial(_resume, self.inner)
+        if not workers.is_full():  # since there was room in between
+            _resume(self.inner)
+        return True
 
 
 def _resume(inner: Server) -> None:

@@ -7,6 +7,7 @@ called in the loop; or of a strategy for trio. It is over when `shutdown()` was 
 import math
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
@@ -24,9 +25,9 @@ from plugsocket.compat.listening import (
     Raised,
     RequestListener,
 )
-from plugsocket.compat.workers import Relay, own_strategy
+from plugsocket.compat.workers import Relay, check_options, own_strategy, runs_beside
 from plugsocket.core.errors import LifecycleError
-from plugsocket.core.events import AcceptFailed, AcceptRecovered
+from plugsocket.core.events import AcceptFailed, AcceptRecovered, HandlerFailed, RequestRefused
 from plugsocket.core.interfaces import (
     IBlockingRunner,
     IManagedStrategy,
@@ -42,6 +43,7 @@ from plugsocket.core.registry import Registry, default_registry
 from plugsocket.core.reporting import log_events
 from plugsocket.core.server import Server
 
+PATIENCE = 5.0  # seconds that a request gets to be handed over
 LOOK = 0.005  # seconds between looks whether the loop is over, or in a handler
 
 
@@ -177,6 +179,10 @@ class Loop:
         if thread in self._failures:
             self._failures[thread] = error
 
+    def filenos(self) -> Collection[int]:
+        """Return the descriptors by which a forked child can ask for the end."""
+        return [inner.closing.fileno() for inner in list(self._running) if inner.closing is not None]
+
     def _in_child(self) -> bool:
         return os.getpid() != self._pid
 
@@ -188,6 +194,7 @@ class Loop:
         server = self._server
         if server.fileno() < 0:
             raise ValueError(f"{server!r} is closed; its socket cannot be served any more")
+        check_options(server)
         strategy = own_strategy(server)
         waits = not self._takes_batches(server)
         if strategy is not None and ITrioStrategy.providedBy(strategy):
@@ -199,7 +206,7 @@ class Loop:
             inner = hooked.inner = Server(HookedTransport(hooked), _handle, InLoop(self.relay), registry=REGISTRY)
             self._running[inner] = hooked
         inner.unsubscribe(log_events)
-        inner.subscribe(log_events, AcceptFailed, AcceptRecovered)
+        inner.subscribe(log_events, AcceptFailed, AcceptRecovered, HandlerFailed, RequestRefused)
         inner.bind()
         return inner
 
@@ -268,9 +275,15 @@ class Loop:
             for listener in self._running.values():
                 listener.ended = True
             self._asked = self._asked or (self._awaited and not running)
-        reports = [inner.stop(math.inf, wait=wait) for inner in running]
+        reports = [inner.stop(self._grace, wait=wait) for inner in running]
         if wait and all(report.finished for report in reports):
             self.is_shut_down.wait()
+
+    @property
+    def _grace(self) -> float:
+        """What requests get that trio handles; the others are not the loop's."""
+        grace = self._server.grace
+        return math.inf if grace is None else float(grace)
 
     def is_stopping(self) -> bool:
         """Whether a stop was asked for that is not over."""
@@ -288,13 +301,14 @@ class Loop:
                 inner.stop(math.inf, wait=False)
                 self._await(listener)
             else:
-                grace = self._server.grace
-                inner.stop(math.inf if grace is None else grace)
+                inner.stop(self._grace)
 
     def _await(self, listener: HookedListener) -> None:
-        """Wait for the end of the loop, or for a handler that runs in it, which may be waiting for the caller."""
-        while self._thread not in (None, threading.get_ident()) and not listener.handling:
-            if self.is_shut_down.wait(LOOK):
+        """Wait for the end of the loop, but not for a handler that runs in it, which may be waiting for the caller."""
+        # What handles requests beside the loop is not to be closed while the loop still hands one over.
+        until = time.monotonic() + (PATIENCE if runs_beside(self._server) else 0.0)
+        while self._thread not in (None, threading.get_ident()) and not self.is_shut_down.wait(LOOK):
+            if listener.handling and time.monotonic() >= until:
                 return
 
     # handle_request()

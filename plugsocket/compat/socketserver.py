@@ -5,6 +5,7 @@ class and each hook is here, called in the documented order, and each documented
 set. What waits, accepts, forks and starts threads is plugsocket. New are `strategy`, `max_threads` and `grace`.
 """
 
+import io
 import math
 import os
 import selectors
@@ -12,11 +13,13 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 from plugsocket.compat.hooks import finish
+from plugsocket.compat.kept import NoThreads, Threads, children_of, join_threads, reap_children, threads_of
 from plugsocket.compat.serving import Loop
 from plugsocket.compat.workers import ThreadPerRequest, close_workers, handle_beside, strategy_of
 from plugsocket.concurrency.fork import Fork
@@ -38,6 +41,8 @@ __all__ = [
     "ThreadingUDPServer",
     "UDPServer",
 ]
+
+MOMENT = 0.1  # seconds that daemon threads get on closing, of which many are about to end
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
 
@@ -67,7 +72,11 @@ class BaseServer:
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Self], Any]) -> None:  # noqa: N803 - its documented name
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
-        self._plugsocket_loop = Loop(self, _takes_batches)
+        self._plugsocket_loop  # noqa: B018 - made here, before there are threads
+
+    @cached_property
+    def _plugsocket_loop(self) -> Loop:
+        return Loop(self, _takes_batches)  # also for a subclass that does not call `__init__`
 
     # Life
 
@@ -85,8 +94,7 @@ class BaseServer:
             LifecycleError: another thread does already.
             ValueError: the server is closed.
         """
-        overridden = getattr(self.service_actions, "__func__", None) not in _NO_ACTIONS
-        self._plugsocket_loop.serve(poll_interval if overridden else None)
+        self._plugsocket_loop.serve(poll_interval if _has_actions(self) else None)
 
     def shutdown(self) -> None:
         """Have `serve_forever()` return, and wait until it does; in a handler, or a signal handler, it only asks.
@@ -226,7 +234,9 @@ class TCPServer(BaseServer):
         RequestHandlerClass: Callable[[Any, Any, Self], Any],  # noqa: N803 - its documented name
         bind_and_activate: bool = True,
     ) -> None:
-        super().__init__(server_address, RequestHandlerClass)
+        BaseServer.__init__(
+            self, server_address, RequestHandlerClass
+        )  # and no mix-in's, which programs call themselves
         self.socket = socket.socket(self.address_family, self.socket_type)
         if bind_and_activate:
             try:
@@ -256,7 +266,7 @@ class TCPServer(BaseServer):
         """Stop a loop that runs, and close the socket."""
         super().server_close()
         self.socket.close()
-        if self.strategy is not None:
+        if self.strategy is not None and getattr(self, "block_on_close", True):
             close_workers(self)
 
     def fileno(self) -> int:
@@ -336,6 +346,9 @@ class ThreadingMixIn:
         super().server_close()  # type: ignore[misc]  # of the server that this is mixed with
         if self.block_on_close and not self.daemon_threads:
             close_workers(self)
+            join_threads(self)
+        elif isinstance(strategy := strategy_of(self), Thread):
+            strategy.join(MOMENT)
 
     def __strategy(self) -> BlockingStrategy:
         return ThreadPerRequest(max_workers=sys.maxsize, idle_timeout=0, daemon=self.daemon_threads)
@@ -344,9 +357,13 @@ class ThreadingMixIn:
         return math.inf if self.max_threads is None else self.max_threads
 
     @property
-    def _threads(self) -> list[threading.Thread]:
+    def _threads(self) -> Any:
         strategy = strategy_of(self)
-        return list(strategy.threads) if isinstance(strategy, Thread) else []
+        return threads_of(self, strategy.threads if isinstance(strategy, Thread) else ())
+
+    @_threads.setter
+    def _threads(self, threads: Any) -> None:
+        vars(self)["_threads"] = threads
 
 
 class ForkingMixIn:
@@ -363,10 +380,17 @@ class ForkingMixIn:
     block_on_close = True
 
     @property
-    def active_children(self) -> set[int]:
-        """The process ids of the children."""
+    def active_children(self) -> Any:
+        """The process ids of the children, a set; a program that forks by itself may add its own, to have them reaped."""
+        return children_of(self, self.__children())
+
+    @active_children.setter
+    def active_children(self, children: Any) -> None:
+        vars(self)["active_children"] = children
+
+    def __children(self) -> Collection[int]:
         strategy = strategy_of(self)
-        return set(strategy.children) if isinstance(strategy, Fork) else set()
+        return strategy.children if isinstance(strategy, Fork) else ()
 
     def collect_children(self, *, blocking: bool = False) -> None:
         """Reap the children that have ended, which happens by itself while the server serves.
@@ -376,7 +400,10 @@ class ForkingMixIn:
         """
         strategy = strategy_of(self)
         if isinstance(strategy, Fork):
-            strategy.join(threading.TIMEOUT_MAX if blocking else 0)
+            strategy.reap()
+            if blocking:
+                strategy.join(threading.TIMEOUT_MAX)
+        reap_children(self, self.__children(), blocking=blocking)
 
     def handle_timeout(self) -> None:
         """Reap the children that have ended."""
@@ -397,6 +424,7 @@ class ForkingMixIn:
         super().server_close()  # type: ignore[misc]  # of the server that this is mixed with
         if self.block_on_close:
             close_workers(self)
+            reap_children(self, self.__children(), blocking=True)
 
     def __strategy(self) -> BlockingStrategy:
         return Fork(max_children=sys.maxsize, inherit=True)
@@ -473,23 +501,44 @@ if hasattr(os, "fork") and hasattr(socket, "AF_UNIX"):
     __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
 
 # What programs take from here that is not documented.
+BufferedIOBase = io.BufferedIOBase
 _SocketWriter = classes.SocketWriter
+_Threads = Threads
+_NoThreads = NoThreads
 _ServerSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 _WITH_PORTS = (socket.AF_INET, socket.AF_INET6)
-_NO_ACTIONS = (BaseServer.service_actions, ForkingMixIn.service_actions)
+
+_REAPING, _FORKING = ForkingMixIn.service_actions, ForkingMixIn.process_request
 
 if not hasattr(os, "fork"):
     del ForkingMixIn  # by which programs tell that they cannot fork
 
 
+def _has_actions(server: BaseServer) -> bool:
+    """Whether something is to be done in each turn of the loop: by a subclass, or for one that forks by itself."""
+    actions = getattr(server.service_actions, "__func__", None)
+    if actions is BaseServer.service_actions:
+        return False
+    return actions is not _REAPING or getattr(server.process_request, "__func__", None) is not _FORKING
+
+
 def _takes_batches(server: Any) -> bool:
     """Have `get_request()` not wait from now on, and return whether it does not: it may be a subclass's."""
     get_request = getattr(server.get_request, "__func__", None)
-    if get_request not in (TCPServer.get_request, UDPServer.get_request) or server.socket.gettimeout() is not None:
+    if not hasattr(server, "socket") or server.socket.gettimeout() is not None:
         return False
     if get_request is UDPServer.get_request:
         server._plugsocket_flags = DONT_WAIT  # noqa: SLF001 - of this module; replies may wait for room still
-    else:
+        return True
+    if _listens(server.socket):
         os.set_blocking(server.fileno(), False)  # for the system alone: `gettimeout()` says what it said
-    return True
+        return get_request is TCPServer.get_request
+    return False
+
+
+def _listens(sock: Socket) -> bool:
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except (AttributeError, OSError):  # the system does not tell, or it is no socket
+        return False

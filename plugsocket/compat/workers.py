@@ -1,6 +1,7 @@
 """What handles requests beside the loop of a server: a strategy, and the account of what it has under way."""
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -14,7 +15,8 @@ from zope.interface import implementer
 from plugsocket.compat.hooks import cut, finish
 from plugsocket.concurrency.thread import Thread
 from plugsocket.core.errors import OptionError
-from plugsocket.core.interfaces import IJob, IStrategy, ITrioStrategy, IWatcher
+from plugsocket.core.interfaces import IInlineStrategy, IJob, IStrategy, ITrioStrategy, IWatcher
+from plugsocket.core.options import SECONDS, is_seconds
 from plugsocket.core.protocols import BlockingStrategy, Strategy, Watcher
 from plugsocket.core.specs import strategy as make_strategy
 
@@ -34,14 +36,18 @@ class RequestJob:
         request: as `get_request()` gave it.
         client_address: likewise.
         workers: keep the account.
+
+    Attributes:
+        thread: which it is handled in, if it is one.
     """
 
-    __slots__ = ("_closed", "_workers", "client_address", "request", "server")
+    __slots__ = ("_closed", "_workers", "client_address", "request", "server", "thread")
 
     def __init__(self, server: Any, request: Any, client_address: Any, workers: "Workers") -> None:
         self.server = server
         self.request = request
         self.client_address = client_address
+        self.thread: int | None = None
         self._workers = workers
         self._closed = False
 
@@ -52,6 +58,7 @@ class RequestJob:
 
     def __call__(self) -> bool:
         """Have it handled, in whatever thread this is; see `IJob`."""
+        self.thread = threading.get_ident()
         try:
             in_thread = getattr(self.server, "process_request_thread", None)
             if in_thread is not None:
@@ -63,8 +70,9 @@ class RequestJob:
         return True
 
     def filenos(self) -> Collection[int]:
-        """Return the descriptor that a handler in another process answers with."""
-        return (self._socket.fileno(),)
+        """Return the descriptors that a handler in another process answers with, and asks for the end."""
+        loop = vars(self.server).get(LOOP)
+        return (self._socket.fileno(), *(() if loop is None else loop.filenos()))
 
     @property
     def _socket(self) -> Any:
@@ -88,9 +96,9 @@ class RequestJob:
     def adopt(self, summary: tuple[int, int, bool]) -> None:
         """Have nothing to take over."""
 
-    def cut(self) -> None:
-        """Wake a handler in a thread that waits for the client."""
-        cut(self.request)
+    def cut(self) -> bool:
+        """Wake a handler that waits for the client, unless only a child has the connection; return whether it did."""
+        return not self._closed and cut(self.request)
 
     def close(self) -> None:
         """Close the parent's copy of what a child handles. Idempotent."""
@@ -217,7 +225,7 @@ class Workers:
             on_room()
 
     def close(self, grace: float | None) -> None:
-        """Wait for what is under way.
+        """Wait for what is under way, but for what this very thread has.
 
         Args:
             grace: seconds until connections are cut, and children terminated; `None` for never.
@@ -225,15 +233,36 @@ class Workers:
         strategy: Any = self.strategy
         if os.getpid() != self._pid:
             return  # threads and children are the parent's
-        if strategy.join(threading.TIMEOUT_MAX if grace is None else grace):
+        if strategy.join(threading.TIMEOUT_MAX if grace is None else grace) or grace is None:
             return
-        for job in list(self._active):
-            job.cut()
-        if strategy.join(PATIENCE):
+        others = [job for job in list(self._active) if job.thread != threading.get_ident()]
+        if [job for job in others if job.cut()] and strategy.join(PATIENCE):
             return
         for force in (False, True):
             if strategy.cut(force) and strategy.join(PATIENCE):
                 return
+
+
+def check_options(server: Any) -> None:
+    """Check what a server was given that socketserver does not know, before it serves.
+
+    Raises:
+        OptionError: a value cannot work.
+    """
+    for name in ("max_threads", "max_children"):
+        most = getattr(server, name, None)
+        if most is not None and not (isinstance(most, int | float) and most >= 1):
+            raise OptionError(f"{name} of {type(server).__name__} must be a number, at least 1, not {most!r}")
+    grace = server.grace
+    if grace is not None and grace != math.inf and not is_seconds(grace):
+        raise OptionError(f"grace of {type(server).__name__} must be {SECONDS}, or None, not {grace!r}")
+
+
+def runs_beside(server: Any) -> bool:
+    """Whether requests are handled beside the loop, and not in it."""
+    if server.strategy is None:
+        return hasattr(server, "block_on_close")  # which the mix-ins have
+    return not IInlineStrategy.providedBy(strategy_of(server))
 
 
 def own_strategy(server: Any) -> Strategy | None:

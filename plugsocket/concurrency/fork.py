@@ -21,6 +21,7 @@ from plugsocket.core.errors import ChildError, CompositionError
 from plugsocket.core.options import integer
 from plugsocket.core.protocols import Job, Watcher
 from plugsocket.core.readiness import wait_readable
+from plugsocket.core.signals import signals_held
 
 
 @attrs.frozen
@@ -37,6 +38,7 @@ class _Family:
 
     children: dict[int, _Child] = attrs.field(factory=dict)  # by the descriptor that tells of their end
     ends: Ends | None = None
+    lock: threading.RLock = attrs.field(factory=threading.RLock)  # of the two above
     watcher: Watcher | None = None
     cut: bool = False
     prctl: Callable[[int, int], Any] | None = None
@@ -91,32 +93,35 @@ class Fork(BlockingStrategy):
         report, writer = os.pipe()
         parent = os.getpid()
         shared = threading.active_count() > 1  # and so a stream's lock may be another thread's at the fork
-        try:
-            pid = os.fork()
-        except BaseException:
-            os.close(report)
+        with signals_held() as before:  # a Ctrl-C would else leave a child that nobody knows
+            try:
+                pid = os.fork()
+            except BaseException:
+                os.close(report)
+                os.close(writer)
+                raise
+            if pid == 0:
+                os.close(report)  # which also leaves a descriptor for what comes
+                self._be_child(job, writer, parent, before, shared=shared)
             os.close(writer)
-            raise
-        if pid == 0:
-            os.close(report)  # which also leaves a descriptor for what comes
-            self._be_child(job, writer, parent, shared=shared)
-        os.close(writer)
-        self._take_in(_Child(pid, job, report, _end_of(pid, report)))
+            self._take_in(_Child(pid, job, report, _end_of(pid, report)))
 
     def _take_in(self, child: _Child) -> None:
         family = self._family
-        family.children[child.watched] = child
-        if family.ends is None:
-            family.ends = Ends()
-            if family.watcher is not None:
-                family.watcher.watch(family.ends.fileno(), self._reap_ended)
-        family.ends.add(child.watched)
+        with family.lock:
+            family.children[child.watched] = child
+            if family.ends is None:
+                family.ends = Ends()
+                if family.watcher is not None:
+                    family.watcher.watch(family.ends.fileno(), self.reap)
+            family.ends.add(child.watched)
 
-    def _be_child(self, job: Job, writer: int, parent: int, *, shared: bool) -> None:
+    def _be_child(self, job: Job, writer: int, parent: int, signals: Collection[int], *, shared: bool) -> None:
         """Run the job and exit; does not return, whatever happens."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)  # which would wake the parent
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
             if shared:
                 release_streams()
             failure = (None if self.inherit else self._leave_parent(job, writer, parent)) or job.run_in_child()
@@ -148,16 +153,21 @@ class Fork(BlockingStrategy):
         """The process ids of the children that there are."""
         return tuple(child.pid for child in self._family.children.values())
 
-    def _reap_ended(self) -> None:
+    def reap(self) -> None:
+        """Take note of the children that have ended, which the driver's loop does by itself. Callable in any thread."""
         family = self._family
-        if family.ends is not None:
-            for watched in family.ends.ready():
-                self._reap(family.children[watched])
+        with family.lock:
+            ended = [] if family.ends is None else [family.children[watched] for watched in family.ends.ready()]
+        for child in ended:
+            self._reap(child)
 
     def _reap(self, child: _Child) -> None:
-        assert self._family.ends is not None, "it was taken in"
-        del self._family.children[child.watched]
-        self._family.ends.remove(child.watched)
+        family = self._family
+        with family.lock:
+            if family.children.get(child.watched) is not child or family.ends is None:
+                return  # another thread does
+            del family.children[child.watched]
+            family.ends.remove(child.watched)
         failure = self._failure(child)
         for descriptor in {child.report, child.watched}:
             os.close(descriptor)
@@ -192,17 +202,20 @@ class Fork(BlockingStrategy):
         for child in list(self._family.children.values()):
             if wait_readable(child.watched, max(0.0, deadline - time.monotonic())):
                 self._reap(child)
-        if self._family.children:
-            return False
-        self._close_ends()
-        return True
+        return self._close_ends()
 
-    def _close_ends(self) -> None:
-        ends, self._family.ends = self._family.ends, None
-        if ends is not None:
-            if self._family.watcher is not None:
-                self._family.watcher.unwatch(ends.fileno())
-            ends.close()
+    def _close_ends(self) -> bool:
+        """Watch for nothing any more, if nobody is left; return whether that is so."""
+        family = self._family
+        with family.lock:
+            if family.children:
+                return False
+            ends, family.ends = family.ends, None
+            if ends is not None:
+                if family.watcher is not None:
+                    family.watcher.unwatch(ends.fileno())
+                ends.close()
+            return True
 
 
 def _manner(code: int | None) -> str:

@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from plugsocket.core.admission import Admission, Verify
 from plugsocket.core.claims import claim, release
+from plugsocket.core.closing import CloseSignal
 from plugsocket.core.composition import Composition, Endpoints, compose, is_datagram
 from plugsocket.core.control import STOP
 from plugsocket.core.deadlines import Deadlines
@@ -143,6 +144,11 @@ class Server:
     def urls(self) -> tuple[str, ...]:
         """The bound addresses as endpoint strings, such as `tcp://127.0.0.1:54321`; empty before `bind()`."""
         return tuple(endpoint.url for endpoint in self._engine.endpoints) if self._engine else ()
+
+    @property
+    def closing(self) -> CloseSignal | None:
+        """What tells handlers that the server is stopping, for whom no connection tells it; `None` before `bind()`."""
+        return None if self._engine is None else self._engine.control.closing
 
     @property
     def stats(self) -> Stats:

@@ -2,10 +2,11 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+EVERY_SIGNAL = signal.valid_signals()
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -48,9 +49,19 @@ def signals_left_alone() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
+    with signals_held():
         yield
+
+
+@contextmanager
+def signals_held() -> Iterator[Collection[int]]:
+    """Have this thread take no signals for the length of a block; they come afterwards.
+
+    Gives those that were held before, for a child that is forked in the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, EVERY_SIGNAL)
+    try:
+        yield before
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -102,7 +102,7 @@ class SocketWriter(io.BufferedIOBase):
     """A file that sends all of what each `write()` is given; closing it leaves the socket open."""
 
     def __init__(self, sock: Socket) -> None:
-        self._socket = sock
+        self._sock = sock
 
     def writable(self) -> bool:
         """Return that it can be written to."""
@@ -110,13 +110,13 @@ class SocketWriter(io.BufferedIOBase):
 
     def write(self, data: Any) -> int:
         """Send all of a bytes-like object; return how many bytes it has."""
-        self._socket.sendall(data)
+        self._sock.sendall(data)
         with memoryview(data) as view:
             return view.nbytes
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
-        return self._socket.fileno()
+        return self._sock.fileno()
 
 
 class DatagramRequestHandler(BaseRequestHandler):
