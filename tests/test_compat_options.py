@@ -163,7 +163,7 @@ def test_shutdown_does_not_wait_for_requests_beside_the_loop(base: str, strategy
         leave(sock)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, place) in STRATEGIES.items() if place != CHILD])
+@pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("base", ["TCP", "ThreadingTCP", "ForkingTCP"])
 def test_shutdown_from_a_handler(base: str, name: str) -> None:
     stop = handler(socketserver, lambda self: self.server.shutdown())
@@ -321,6 +321,23 @@ def test_shutdown_does_not_wait_for_max_threads() -> None:
         leave(sock)
 
 
+@pytest.mark.parametrize(("base", "cap"), [("ThreadingTCP", "max_threads"), ("ForkingTCP", "max_children")])
+def test_single_requests_wait_at_the_cap(base: str, cap: str) -> None:
+    with made(base, **{cap: 1}) as server, client(server) as first, client(server) as second:
+        first.sendall(b"stay")
+        server.handle_request()
+        assert first.recv(100) == b"stay"
+        waiting = threading.Thread(target=server.handle_request, daemon=True)
+        waiting.start()
+        second.sendall(b"wait")
+        assert not is_answered(second)
+        assert waiting.is_alive()
+        leave(first)
+        assert second.recv(100) == b"wait"
+        leave(second)
+        waiting.join(TIMEOUT)
+
+
 def test_a_thread_that_cannot_start_does_not_count() -> None:
     class Server(socketserver.ThreadingTCPServer):
         max_threads = 1
@@ -381,6 +398,41 @@ def test_after_the_grace_connections_of_a_strategy_are_cut(strategy: str) -> Non
     with running(made("TCP", grace=SHORT, strategy=STRATEGIES[strategy][0])) as loop, staying(loop) as sock:
         loop.server.server_close()
         assert sock.recv(100) == b""
+
+
+@pytest.mark.parametrize("stop", ["shutdown", "server_close"])
+def test_under_trio_shutdown_has_the_grace_too(stop: str) -> None:
+    """Its loop does not end before the tasks."""
+    with running(made("TCP", grace=SHORT, strategy="trio")) as loop, staying(loop) as sock:
+        getattr(loop.server, stop)()
+        loop.join(TIMEOUT)
+        assert not loop.is_alive()
+        assert sock.recv(100) == b""
+
+
+@pytest.mark.parametrize("strategy", [None, "thread"])
+def test_a_handler_may_close_its_server_and_answer(strategy: str | None) -> None:
+    def close(self: Any) -> None:
+        self.server.server_close()
+        self.request.sendall(b"closed")
+
+    server = made("ThreadingTCP", handler(socketserver, close), strategy=strategy)
+    with running(server), client(server) as sock:
+        assert sock.recv(100) == b"closed"
+
+
+@pytest.mark.parametrize("strategy", [None, "thread", "fork"])
+def test_block_on_close_false(strategy: str | None) -> None:
+    with made("ForkingTCP", strategy=strategy, block_on_close=False) as server:
+        loop = Loop(server)
+        with staying(loop) as sock:
+            server.server_close()
+            sock.sendall(b"goes on")
+            assert sock.recv(100) == b"goes on"
+            leave(sock)
+            assert sock.recv(100) == b""
+        loop.join(TIMEOUT)
+        server.collect_children(blocking=True)
 
 
 def test_without_grace_connections_are_cut_at_once() -> None:

@@ -3,11 +3,13 @@
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -120,6 +122,25 @@ def children_keep_the_port(module: Any) -> None:
 def children_keep_the_unix_socket(module: Any) -> None:
     assert_closed(module, "UnixStreamServer", "socket")
     os.unlink("socket")
+
+
+@pains.symptom(r"\AAssertionError: a child was not waited for")
+def closing_while_a_child_begins(module: Any) -> None:
+    """Which may have answered before its parent knows of it."""
+    fork = os.fork
+
+    def fork_and_lag() -> int:
+        if pid := fork():
+            time.sleep(0.05)  # as if it did not get the processor
+        return pid
+
+    with module.ForkingTCPServer(LOOPBACK, echo(module)) as server, patch.object(os, "fork", fork_and_lag):
+        loop = Loop(server)
+        assert loop.ask() == b"hello"
+        server.server_close()
+        assert not child_pids(), "a child was not waited for"
+        loop.join()
+        assert loop.error is None
 
 
 @pains.symptom(r"\AAssertionError: 0 of 3 children were heard")
