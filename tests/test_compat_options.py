@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from zope.interface import implementer
 
 from plugsocket import Fork, Sync, Thread, Trio
 from plugsocket.compat import socketserver
 from plugsocket.core.errors import OptionError, PluginError
+from plugsocket.core.interfaces import IBlockingStrategy
 from plugsocket.testing import failing_threads
 from tests.compat_kit import LOOPBACK, Loop, connected, echo, handler
 from tests.kit import TIMEOUT, until
@@ -481,3 +483,31 @@ def test_daemon_threads_are_not_waited_for_nor_cut() -> None:
         (left,) = {*threading.enumerate()} - before - {loop}
         leave(sock)
         left.join(TIMEOUT)
+
+
+@implementer(IBlockingStrategy)
+class OnlySpawn:
+    """The smallest strategy: `capacity` and `spawn()`, and nothing that the server could wait for."""
+
+    name = "only-spawn"
+    capacity = 2
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+
+    def spawn(self, job: Any) -> None:
+        self.threads.append(threading.Thread(target=job))
+        self.threads[-1].start()
+
+
+def test_the_smallest_strategy_that_there_can_be() -> None:
+    smallest = OnlySpawn()
+    with socketserver.TCPServer(LOOPBACK, Echo) as server:
+        server.strategy = smallest
+        loop = Loop(server)
+        assert [loop.ask() for _ in range(5)] == [b"hello"] * 5
+        server.shutdown()
+        loop.join()
+    for thread in smallest.threads:
+        thread.join()
+    assert len(smallest.threads) == 5

@@ -24,7 +24,7 @@ from plugsocket.compat.serving import Loop
 from plugsocket.compat.workers import ThreadPerRequest, close_workers, handle_beside, strategy_of
 from plugsocket.concurrency.fork import Fork
 from plugsocket.concurrency.thread import Thread
-from plugsocket.core.protocols import BlockingStrategy, Strategy
+from plugsocket.core.protocols import ManagedStrategy, Strategy
 from plugsocket.core.requests import DONT_WAIT
 from plugsocket.handlers import classes
 from plugsocket.transports.base import ACCEPTS_BLOCKING
@@ -41,8 +41,6 @@ __all__ = [
     "ThreadingUDPServer",
     "UDPServer",
 ]
-
-MOMENT = 0.1  # seconds that daemon threads get on closing, of which many are about to end
 
 Socket: TypeAlias = socket.socket  # in classes that have a member of the name `socket`
 
@@ -266,8 +264,8 @@ class TCPServer(BaseServer):
         """Stop a loop that runs, and close the socket."""
         super().server_close()
         self.socket.close()
-        if self.strategy is not None and getattr(self, "block_on_close", True):
-            close_workers(self)
+        if self.strategy is not None:
+            close_workers(self, wait=getattr(self, "block_on_close", True))
 
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 once closed."""
@@ -344,13 +342,12 @@ class ThreadingMixIn:
     def server_close(self) -> None:
         """Close the server, and wait for its threads."""
         super().server_close()  # type: ignore[misc]  # of the server that this is mixed with
-        if self.block_on_close and not self.daemon_threads:
-            close_workers(self)
+        waits = self.block_on_close and not self.daemon_threads
+        close_workers(self, wait=waits)
+        if waits:
             join_threads(self)
-        elif isinstance(strategy := strategy_of(self), Thread):
-            strategy.join(MOMENT)
 
-    def __strategy(self) -> BlockingStrategy:
+    def __strategy(self) -> ManagedStrategy:
         return ThreadPerRequest(max_workers=sys.maxsize, idle_timeout=0, daemon=self.daemon_threads)
 
     def __most(self) -> float:
@@ -381,7 +378,7 @@ class ForkingMixIn:
 
     @property
     def active_children(self) -> Any:
-        """The process ids of the children, a set; a program that forks by itself may add its own, to have them reaped."""
+        """The process ids of the children, a set; a program that forks by itself may add its own, to be reaped."""
         return children_of(self, self.__children())
 
     @active_children.setter
@@ -401,7 +398,7 @@ class ForkingMixIn:
         strategy = strategy_of(self)
         if isinstance(strategy, Fork):
             strategy.reap()
-            if blocking:
+            if blocking or not strategy.children:  # then there is nothing to watch for any more
                 strategy.join(threading.TIMEOUT_MAX)
         reap_children(self, self.__children(), blocking=blocking)
 
@@ -422,11 +419,11 @@ class ForkingMixIn:
     def server_close(self) -> None:
         """Close the server, and wait for its children."""
         super().server_close()  # type: ignore[misc]  # of the server that this is mixed with
+        close_workers(self, wait=self.block_on_close)
         if self.block_on_close:
-            close_workers(self)
             reap_children(self, self.__children(), blocking=True)
 
-    def __strategy(self) -> BlockingStrategy:
+    def __strategy(self) -> ManagedStrategy:
         return Fork(max_children=sys.maxsize, inherit=True)
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, cast
@@ -15,15 +16,16 @@ from zope.interface import implementer
 from plugsocket.compat.hooks import cut, finish
 from plugsocket.concurrency.thread import Thread
 from plugsocket.core.errors import OptionError
-from plugsocket.core.interfaces import IInlineStrategy, IJob, IStrategy, ITrioStrategy, IWatcher
+from plugsocket.core.interfaces import IInlineStrategy, IJob, IManagedStrategy, IStrategy, ITrioStrategy, IWatcher
 from plugsocket.core.options import SECONDS, is_seconds
-from plugsocket.core.protocols import BlockingStrategy, Strategy, Watcher
+from plugsocket.core.protocols import BlockingStrategy, ManagedStrategy, Strategy, Watcher
 from plugsocket.core.specs import strategy as make_strategy
 
 ATTRIBUTE = "_plugsocket_workers"  # of a server, which may be one of the standard library's with a mix-in of ours
 LOOP = "_plugsocket_loop"
 logger = logging.getLogger("plugsocket")
 PATIENCE = 1.0  # seconds that handlers get to notice that they were cut, and children that they were told to end
+MOMENT = 0.1  # seconds
 A_WHILE = 0.1  # seconds between looks for room, where no loop is there to be told of it
 
 
@@ -138,6 +140,30 @@ class ThreadPerRequest(Thread):
         return threading.Thread(target=process_request_thread, daemon=self.daemon)
 
 
+class Unmanaged:
+    """Completes a strategy that has nothing of its own to look after.
+
+    Args:
+        strategy: with `capacity` and `spawn()`.
+    """
+
+    def __init__(self, strategy: BlockingStrategy) -> None:
+        self.name = strategy.name
+        self.capacity = strategy.capacity
+        self.spawn = strategy.spawn
+
+    def open(self, watcher: Watcher) -> None:
+        """Have nothing to open."""
+
+    def cut(self, force: bool) -> bool:  # noqa: ARG002 - there is nothing to force
+        """Have nothing to end."""
+        return False
+
+    def join(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
+        """Have nothing to wait for."""
+        return True
+
+
 @implementer(IWatcher)
 class Relay:
     """Has descriptors watched by whatever loop runs at the moment, if any."""
@@ -187,14 +213,14 @@ class Workers:
         on_room: called, in whatever thread, when a request has ended; `None` if nobody waits for that.
     """
 
-    def __init__(self, server: Any, strategy: BlockingStrategy, capacity: Callable[[], float], relay: Relay) -> None:
+    def __init__(self, server: Any, strategy: ManagedStrategy, capacity: Callable[[], float], relay: Relay) -> None:
         self.strategy = strategy
         self.on_room: Callable[[], object] | None = None
         self._server = server
         self._capacity = capacity
         self._active: set[RequestJob] = set()
         self._pid = os.getpid()
-        strategy.open(relay)  # type: ignore[attr-defined]
+        strategy.open(relay)
 
     def is_full(self) -> bool:
         """Whether as many are under way as may be."""
@@ -207,7 +233,8 @@ class Workers:
             Exception: it could not be started; the request is the caller's still.
         """
         while self.is_full():
-            self.strategy.join(A_WHILE)  # type: ignore[attr-defined]
+            if self.strategy.join(A_WHILE):
+                time.sleep(A_WHILE)  # for a strategy that does not say
         job = RequestJob(self._server, request, client_address, self)
         self._active.add(job)
         try:
@@ -224,22 +251,27 @@ class Workers:
         if on_room is not None:
             on_room()
 
-    def close(self, grace: float | None) -> None:
+    def close(self, grace: float | None) -> bool:
         """Wait for what is under way, but for what this very thread has.
 
         Args:
             grace: seconds until connections are cut, and children terminated; `None` for never.
+
+        Returns:
+            Whether that is all; else somebody who closes in another thread waits for this one.
         """
-        strategy: Any = self.strategy
         if os.getpid() != self._pid:
-            return  # threads and children are the parent's
-        if strategy.join(threading.TIMEOUT_MAX if grace is None else grace) or grace is None:
-            return
+            return True  # threads and children are the parent's
+        if not self.strategy.join(threading.TIMEOUT_MAX if grace is None else grace) and grace is not None:
+            self._use_force()
+        return all(job.thread != threading.get_ident() for job in list(self._active))
+
+    def _use_force(self) -> None:
         others = [job for job in list(self._active) if job.thread != threading.get_ident()]
-        if [job for job in others if job.cut()] and strategy.join(PATIENCE):
+        if [job for job in others if job.cut()] and self.strategy.join(PATIENCE):
             return
         for force in (False, True):
-            if strategy.cut(force) and strategy.join(PATIENCE):
+            if self.strategy.cut(force) and self.strategy.join(PATIENCE):
                 return
 
 
@@ -287,7 +319,7 @@ def handle_beside(
     server: Any,
     request: Any,
     client_address: Any,
-    default: Callable[[], BlockingStrategy] | None = None,
+    default: Callable[[], ManagedStrategy] | None = None,
     most: Callable[[], float] | None = None,
 ) -> RequestJob | None:
     """Have a request handled beside the loop of its server.
@@ -315,11 +347,13 @@ def handle_beside(
 
 
 def _make_workers(
-    server: Any, default: Callable[[], BlockingStrategy] | None, most: Callable[[], float] | None
+    server: Any, default: Callable[[], ManagedStrategy] | None, most: Callable[[], float] | None
 ) -> Workers | None:
     strategy = cast("Any", own_strategy(server))
     if strategy is not None and ITrioStrategy.providedBy(strategy):
         return None
+    if strategy is not None and not IManagedStrategy.providedBy(strategy):
+        strategy = Unmanaged(strategy)
     loop = vars(server).get(LOOP)
     relay = Relay() if loop is None else loop.relay
     if strategy is None:
@@ -338,8 +372,18 @@ def strategy_of(server: Any) -> Strategy | None:
     return None if workers is None else workers.strategy
 
 
-def close_workers(server: Any) -> None:
-    """Wait for what is under way, as long as `grace` of the server has it."""
-    workers: Workers | None = vars(server).pop(ATTRIBUTE, None)
-    if workers is not None:
-        workers.close(getattr(server, "grace", None))
+def close_workers(server: Any, *, wait: bool) -> None:
+    """Let go of what handles requests beside the loop.
+
+    Args:
+        server: whose requests.
+        wait: whether to wait for those under way, as long as `grace` of the server has it; else they get a moment, in
+            which those end that are about to.
+    """
+    workers: Workers | None = vars(server).get(ATTRIBUTE)
+    if workers is None:
+        return
+    if not wait:
+        workers.strategy.join(MOMENT)
+    elif workers.close(getattr(server, "grace", None)):
+        vars(server).pop(ATTRIBUTE, None)
