@@ -134,7 +134,8 @@ REGISTRY.register(_view, (IHookedTransport, ISyncHandler), IView)
 class _Kept:
     inner: Server
     listener: HookedListener | RequestListener
-    fileno: int  # of the socket when it was kept, which another one may have taken the place of since
+    socket: Any  # when it was kept; another one may have taken its place since, or its number
+    fileno: int
 
 
 class Loop:
@@ -336,7 +337,8 @@ class Loop:
         self._check_process()
         with self._lock:
             kept = self._kept
-            if kept is None or kept.fileno != self._server.fileno():
+            server = self._server
+            if kept is None or (kept.socket, kept.fileno) != (getattr(server, "socket", None), server.fileno()):
                 self._drop_kept()
                 return self._make(lenient=True)
             self._kept = None
@@ -347,7 +349,8 @@ class Loop:
         with self._lock:
             listener = self._running.pop(inner)
             if inner.state is State.BOUND and self._kept is None:
-                self._kept = _Kept(inner, listener, self._server.fileno())
+                server = self._server
+                self._kept = _Kept(inner, listener, getattr(server, "socket", None), server.fileno())
             else:
                 inner.stop(0)
 
