@@ -26,6 +26,7 @@ import pytest
 
 import plugsocket
 from plugsocket import testing
+from plugsocket.compat import socketserver
 from plugsocket.core.accepting import FIRST_PAUSE, LONGEST_PAUSE
 from plugsocket.core.engine import BATCH
 from plugsocket.core.plugins import STRATEGIES, TRANSPORTS, plugins
@@ -230,6 +231,8 @@ def test_every_public_name_is_in_the_reference() -> None:
     documented = set(re.findall(r"^\.\. auto\w+:: plugsocket\.testing\.(\w+)$", reference, re.MULTILINE))
     files = {path.stem for path in Path(testing.__file__).parent.glob("*.py")}
     assert {name for name in vars(testing) if not name.startswith("_")} - files == documented
+    documented = set(re.findall(r"^\.\. auto\w+:: plugsocket\.compat\.socketserver\.(\w+)$", reference, re.MULTILINE))
+    assert set(socketserver.__all__) == documented
 
 
 if __name__ == "__main__":
