@@ -173,6 +173,16 @@ def echo(module: Any) -> Any:
     return type("Echo", (module.BaseRequestHandler,), {"handle": HandlerClass.handle})
 
 
+class Counted:
+    """A mix-in that counts how often a request is asked for."""
+
+    asked = 0
+
+    def get_request(self) -> Any:
+        self.asked += 1
+        return super().get_request()  # type: ignore[misc]
+
+
 class Loop(threading.Thread):
     """A thread in which a server serves.
 

@@ -344,8 +344,21 @@ def test_children_that_are_not_to_be_waited_for(module: ModuleType) -> None:
 
 
 @on_both
+def test_children_that_have_ended_are_not_left(module: ModuleType) -> None:
+    """Whether or not those are waited for that have not."""
+    with module.ForkingTCPServer(LOOPBACK, handler(module, lambda self: self.rfile.read())) as server:
+        server.block_on_close = False
+        with connected(server) as sock:
+            server.handle_request()
+            (child,) = server.active_children
+            sock.shutdown(socket.SHUT_WR)
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # and leave it as it is
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child, os.WNOHANG)
+
+
+@on_both
 def test_a_cap_on_children_that_is_set_late(module: ModuleType) -> None:
-    """The original waits until it is below again, and so does the next one that is to be served."""
     with module.ForkingTCPServer(LOOPBACK, echo(module)) as server:
         server.max_children = 1
         with running(server) as loop:
