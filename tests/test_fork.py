@@ -87,13 +87,15 @@ WRITING_AT_THE_FORK = """
 
     def begin():
         for stream, reader in zip((sys.stdout, handler.stream), readers):
-            threading.Thread(target=print, args=("x" * 2**20,), kwargs={"file": stream, "flush": True}).start()
+            printing.append(threading.Thread(target=print, args=("x" * 2**20,), kwargs={"file": stream, "flush": True}))
+            printing[-1].start()
             select.select([reader], [], [])  # it has the stream's lock, until somebody has read all of it
 
     def handle(connection):
         print("from the child")
         handler.handle(logging.makeLogRecord({"msg": "from the child"}))
 
+    printing = []
     readers, writers = zip(os.pipe(), os.pipe())
     sys.stdout, log = (os.fdopen(writer, "w") for writer in writers)
     handler = logging.StreamHandler(log)  # which no logger has, as those of a QueueListener
@@ -110,6 +112,8 @@ WRITING_AT_THE_FORK = """
     for thread in threads:
         thread.start()
     report = server.stop()
+    for thread in printing:
+        thread.join()
     for stream in (sys.stdout, log):
         stream.close()
     for thread in threads:
