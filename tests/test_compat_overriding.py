@@ -256,6 +256,25 @@ def test_closing_requests_in_another_way(module: ModuleType, name: str) -> None:
     kept[0].close()
 
 
+@on_both
+@pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"])
+def test_clients_are_told_of_the_end_whoever_has_their_connection(module: ModuleType, name: str) -> None:
+    kept: list[socket.socket] = []
+
+    class Server(getattr(module, name)):  # type: ignore[misc]
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            kept.append(request.dup())  # as a process would that somebody has started meanwhile
+            return True
+
+    with Server(LOOPBACK, echo(module)) as server, running(server) as loop:
+        with connected(server) as sock:
+            sock.sendall(b"hello")
+            sock.shutdown(socket.SHUT_WR)
+            assert loop.answer(sock) == b"hello"
+            assert loop.answer(sock) == b""
+        kept[0].close()
+
+
 def raising(error: BaseException) -> Callable[[Any], None]:
     def handle(self: Any) -> None:
         self.rfile.read()
