@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from plugsocket.compat.hooks import finish
 from plugsocket.compat.kept import NoThreads, Threads, children_of, join_threads, reap_children, threads_of
@@ -226,6 +226,8 @@ class TCPServer(BaseServer):
     allow_reuse_address = False
     allow_reuse_port = False
 
+    server_address: tuple[Any, int]
+
     def __init__(
         self,
         server_address: Any,
@@ -299,7 +301,7 @@ class UDPServer(TCPServer):
     """
 
     socket_type = socket.SOCK_DGRAM
-    max_packet_size = 8192
+    max_packet_size: ClassVar[int] = 8192
     _plugsocket_flags = 0
 
     def get_request(self) -> tuple[Any, Any]:
@@ -434,6 +436,12 @@ class BaseRequestHandler(classes.BaseRequestHandler):
 class StreamRequestHandler(classes.StreamRequestHandler, BaseRequestHandler):
     """A handler of connections, with a file to read from and one to write to."""
 
+    # Typed as programs know them: `get_request()` may give other things than sockets, such as TLS.
+    request: Any
+    connection: Any
+    rfile: io.BufferedIOBase
+    wfile: io.BufferedIOBase
+
 
 class DatagramRequestHandler(classes.DatagramRequestHandler, BaseRequestHandler):
     """A handler of datagrams, with the data to read as a file, and a file whose content is the reply, even if empty."""
@@ -468,11 +476,13 @@ if hasattr(socket, "AF_UNIX"):
         """Unix stream sockets, one connection at a time; whoever starts it removes the file."""
 
         address_family = socket.AF_UNIX
+        server_address: Any
 
     class UnixDatagramServer(UDPServer):
         """Unix datagram sockets, one datagram at a time; whoever starts it removes the file."""
 
         address_family = socket.AF_UNIX
+        server_address: Any
 
     class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
         """Unix stream sockets, a thread per connection."""

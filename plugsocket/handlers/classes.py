@@ -2,7 +2,7 @@
 
 import io
 import socket
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from plugsocket.core.closing import CloseSignal
 from plugsocket.core.interfaces import IStreamHandlerClass
@@ -60,10 +60,10 @@ class StreamRequestHandler(BaseRequestHandler):
         wfile: where the reply is written to.
     """
 
-    rbufsize = -1
-    wbufsize = 0
-    timeout: float | None = None
-    disable_nagle_algorithm = False
+    rbufsize: ClassVar[int] = -1
+    wbufsize: ClassVar[int] = 0
+    timeout: ClassVar[float | None] = None
+    disable_nagle_algorithm: ClassVar[bool] = False
 
     request: Socket
     connection: Socket
