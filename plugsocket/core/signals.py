@@ -3,10 +3,11 @@
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-EVERY_SIGNAL = signal.valid_signals()
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2")
+HANDLED = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # few, since Python names each anew
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -49,21 +50,25 @@ def signals_left_alone() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    with signals_held():
+    with _held(signal.valid_signals()):
         yield
 
 
 @contextmanager
-def signals_held() -> Iterator[Collection[int]]:
-    """Have this thread take no signals for the length of a block; they come afterwards.
-
-    Gives those that were held before, for a child that is forked in the block.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, EVERY_SIGNAL)
+def _held(signals: Collection[int]) -> Iterator[Collection[int]]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield before
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def signals_held() -> AbstractContextManager[Collection[int]]:
+    """Have this thread take none of the signals that programs handle for the length of a block; they come afterwards.
+
+    Gives those that were held before, for a child that is forked in the block.
+    """
+    return _held(HANDLED)
 
 
 @contextmanager
