@@ -1,5 +1,6 @@
 """What classes under the old names can be told that `socketserver` cannot: a strategy, a cap on threads, a grace."""
 
+import http.server
 import os
 import select
 import signal
@@ -259,11 +260,40 @@ def _noting(seen: list[str], hook: str, method: Any) -> Any:
 )
 @pytest.mark.parametrize("base", ["TCP", "ThreadingTCP"])
 def test_a_strategy_that_is_none(base: str, strategy: Any, error: type[Exception], saying: str) -> None:
-    with made(base, strategy=strategy) as server:
+    with pytest.raises(error, match=saying), made(base, strategy=strategy):
+        pass  # it is told before a socket opens
+    with made(base) as server:
+        server.strategy = strategy
         with pytest.raises(error, match=saying):
             server.serve_forever()
         with pytest.raises(error, match=saying):
             server.handle_request()
+
+
+def test_what_has_the_loop_of_the_standard_library_has_no_trio(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its hooks could not be called in threads of trio's, and would hold the loop up."""
+    with type("Mixed", (socketserver.ThreadingMixIn, http.server.HTTPServer), {"strategy": Trio()})(
+        LOOPBACK, http.server.BaseHTTPRequestHandler
+    ) as server:
+        with connected(server) as sock:
+            server.handle_request()
+            assert sock.recv(1) == b""
+    assert "or run `python -m plugsocket.compat`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("base", ["TCP", "ThreadingTCP"])
+def test_actions_go_on_while_trio_serves(base: str) -> None:
+    acted = threading.Semaphore(0)
+    with made(base, strategy=Trio(), service_actions=lambda _: acted.release()) as server:
+        loop = Loop(server, 0.01)
+        with connected(server), connected(server) as second:  # the first says nothing
+            second.sendall(b"hello")
+            assert second.recv(100) == b"hello"
+            while acted.acquire(blocking=False):
+                pass
+            assert acted.acquire(timeout=TIMEOUT)
+        server.shutdown()
+        loop.join()
 
 
 # A cap on threads

@@ -231,6 +231,8 @@ class Loop:
             if interval is None:
                 self._running[inner].gather()
                 inner.serve_forever()
+            elif ITrioStrategy.providedBy(inner.strategy):
+                self._serve_beside_actions(inner, interval)
             while inner.state not in FINAL:
                 inner.handle_request(interval)
                 self._server.service_actions()
@@ -239,6 +241,28 @@ class Loop:
                 raise
         finally:
             self._end(inner)
+
+    def _serve_beside_actions(self, inner: Server, interval: float) -> None:
+        """Serve with trio, whose turns are its own, and have a thread call `service_actions()`."""
+        over, raised = threading.Event(), list[BaseException]()
+
+        def act() -> None:
+            try:
+                while not over.wait(interval):
+                    self._server.service_actions()
+            except BaseException as error:  # noqa: BLE001 - it is raised below
+                raised.append(error)
+                inner.stop(self._grace, wait=False)
+
+        thread = threading.Thread(target=act, daemon=True)
+        thread.start()
+        try:
+            inner.serve_forever()
+        finally:
+            over.set()
+            thread.join()
+        if raised:
+            raise raised[0]
 
     def _begin(self) -> Server:
         self._check_process()

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 from plugsocket.compat.hooks import finish
 from plugsocket.compat.kept import NoThreads, Threads, children_of, join_threads, reap_children, threads_of
 from plugsocket.compat.serving import Loop
-from plugsocket.compat.workers import ThreadPerRequest, close_workers, handle_beside, strategy_of
+from plugsocket.compat.workers import ThreadPerRequest, check_options, close_workers, handle_beside, strategy_of
 from plugsocket.concurrency.fork import Fork
 from plugsocket.concurrency.thread import Thread
 from plugsocket.core.protocols import ManagedStrategy, Strategy
@@ -52,6 +52,9 @@ class BaseServer:
         server_address: where it serves, in the form of its address family.
         RequestHandlerClass: called with request, client address and server to handle a request.
 
+    Raises:
+        OptionError: `strategy`, `grace` or a cap of the class cannot work.
+
     Attributes:
         timeout: seconds that `handle_request()` waits; `None` for ever.
         strategy: how requests run beside each other, instead of what the class stands for: a strategy of plugsocket, of
@@ -70,6 +73,7 @@ class BaseServer:
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Self], Any]) -> None:  # noqa: N803 - its documented name
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
+        check_options(self)
         self._plugsocket_loop  # noqa: B018 - made here, before there are threads
 
     @cached_property

@@ -232,7 +232,7 @@ class Workers:
         Raises:
             Exception: it could not be started; the request is the caller's still.
         """
-        while self.is_full():
+        while self.is_full() and not getattr(self._server, "_BaseServer__shutdown_request", False):
             if self.strategy.join(A_WHILE):
                 time.sleep(A_WHILE)  # for a strategy that does not say
         job = RequestJob(self._server, request, client_address, self)
@@ -280,12 +280,14 @@ def check_options(server: Any) -> None:
 
     Raises:
         OptionError: a value cannot work.
+        PluginError: a string names a strategy that is not there.
     """
     for name in ("max_threads", "max_children"):
         most = getattr(server, name, None)
         if most is not None and not (isinstance(most, int | float) and most >= 1):
             raise OptionError(f"{name} of {type(server).__name__} must be a number, at least 1, not {most!r}")
-    grace = server.grace
+    own_strategy(server)
+    grace = getattr(server, "grace", None)
     if grace is not None and grace != math.inf and not is_seconds(grace):
         raise OptionError(f"grace of {type(server).__name__} must be {SECONDS}, or None, not {grace!r}")
 
@@ -349,12 +351,19 @@ def handle_beside(
 def _make_workers(
     server: Any, default: Callable[[], ManagedStrategy] | None, most: Callable[[], float] | None
 ) -> Workers | None:
+    loop = vars(server).get(LOOP)
+    if loop is None:
+        check_options(server)
     strategy = cast("Any", own_strategy(server))
     if strategy is not None and ITrioStrategy.providedBy(strategy):
+        if loop is None:
+            raise OptionError(
+                f"{type(server).__name__} has the loop of the standard library, and {strategy!r} needs a loop of its "
+                "own: derive from the servers of plugsocket.compat.socketserver, or run `python -m plugsocket.compat`"
+            )
         return None
     if strategy is not None and not IManagedStrategy.providedBy(strategy):
         strategy = Unmanaged(strategy)
-    loop = vars(server).get(LOOP)
     relay = Relay() if loop is None else loop.relay
     if strategy is None:
         assert default is not None, "a server without a strategy has what its class stands for"
