@@ -56,8 +56,9 @@ def signals_left_alone() -> Iterator[None]:
 
 @contextmanager
 def _held(signals: Collection[int]) -> Iterator[Collection[int]]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # it raises what a handler does of one that just came
         yield before
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
