@@ -69,6 +69,16 @@ def shutdown_from_a_signal_handler(module: Any) -> None:
         killer.join()
 
 
+@pains.hangs_in("shutdown")
+def shutdown_from_service_actions(module: Any) -> None:
+    class Server(module.TCPServer):  # type: ignore[misc]
+        def service_actions(self) -> None:
+            self.shutdown()
+
+    with Server(LOOPBACK, echo(module)) as server:
+        server.serve_forever(0.01)
+
+
 @pains.hangs_in("serve_forever")
 def shutdown_from_a_forked_child(module: Any) -> None:
     stop = handler(module, lambda self: self.server.shutdown())

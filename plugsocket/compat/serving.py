@@ -200,15 +200,16 @@ class Loop:
         waits = not self._takes_batches(server)
         if strategy is not None and ITrioStrategy.providedBy(strategy):
             requests = RequestListener(server, self._failures, waits=waits, lenient=lenient)
+            listener: HookedListener | RequestListener = requests
             inner = Server(HookedTransport(requests), _handle, strategy, verify=_is_welcome, registry=REGISTRY)
-            self._running[inner] = requests
         else:
             hooked = HookedListener(server, self._failures, waits=waits, lenient=lenient)
             inner = hooked.inner = Server(HookedTransport(hooked), _handle, InLoop(self.relay), registry=REGISTRY)
-            self._running[inner] = hooked
+            listener = hooked
         inner.unsubscribe(log_events)
         inner.subscribe(log_events, AcceptFailed, AcceptRecovered, HandlerFailed, RequestRefused)
         inner.bind()
+        self._running[inner] = listener  # from now on who stops it finds it
         return inner
 
     # serve_forever()
@@ -282,9 +283,9 @@ class Loop:
             if inner.state not in FINAL:
                 inner.stop(0)
             self._running.pop(inner, None)
+            self.is_shut_down.set()  # first: a signal handler waits for it unless this thread still is the one
             self._thread = None
             self._asked = False
-            self.is_shut_down.set()
 
     # shutdown() and server_close()
 
@@ -301,7 +302,7 @@ class Loop:
                 listener.ended = True
             self._asked = self._asked or (self._awaited and not running)
         reports = [inner.stop(self._grace, wait=wait) for inner in running]
-        if wait and all(report.finished for report in reports):
+        if wait and self._thread != threading.get_ident() and all(report.finished for report in reports):
             self.is_shut_down.wait()
 
     @property
