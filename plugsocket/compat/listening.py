@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from zope.interface import implementer
 
 from plugsocket.compat.hooks import cut
-from plugsocket.compat.workers import ATTRIBUTE, Workers
+from plugsocket.compat.workers import workers_of
 from plugsocket.core.accepting import BACK_OFF
 from plugsocket.core.errors import LifecycleError
 from plugsocket.core.interfaces import IListener, IRequest, ITransport
@@ -207,7 +207,7 @@ class HookedListener(_Listener):
 
     def _is_full(self) -> bool:
         """Whether there is no room for requests beside the loop; then it is paused until there is."""
-        workers: Workers | None = vars(self.server).get(ATTRIBUTE)
+        workers = workers_of(self.server)
         if workers is None or not workers.is_full():
             return False
         with suppress(LifecycleError):  # it is paused, or stops

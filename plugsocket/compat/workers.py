@@ -222,6 +222,10 @@ class Workers:
         self._pid = os.getpid()
         strategy.open(relay)
 
+    def is_here(self) -> bool:
+        """Whether this process made it, and not one that this one was forked from."""
+        return os.getpid() == self._pid
+
     def is_full(self) -> bool:
         """Whether as many are under way as may be."""
         return len(self._active) >= self._capacity()
@@ -260,8 +264,6 @@ class Workers:
         Returns:
             Whether that is all; else somebody who closes in another thread waits for this one.
         """
-        if os.getpid() != self._pid:
-            return True  # threads and children are the parent's
         if not self.strategy.join(threading.TIMEOUT_MAX if grace is None else grace) and grace is not None:
             self._use_force()
         return all(job.thread != threading.get_ident() for job in list(self._active))
@@ -339,7 +341,7 @@ def handle_beside(
     Raises:
         Exception: it could not be started; the request is the caller's still.
     """
-    workers: Workers | None = vars(server).get(ATTRIBUTE)
+    workers = workers_of(server)
     if workers is None:
         workers = _make_workers(server, default, most)
     if workers is None:
@@ -375,9 +377,18 @@ def _make_workers(
     return workers
 
 
+def workers_of(server: Any) -> Workers | None:
+    """Return what handles requests of a server beside its loop; `None` while there was no request in this process.
+
+    After a fork, threads and children that were there before are the parent's.
+    """
+    workers: Workers | None = vars(server).get(ATTRIBUTE)
+    return workers if workers is not None and workers.is_here() else None
+
+
 def strategy_of(server: Any) -> Strategy | None:
     """Return the strategy of a server that handles requests beside its loop; `None` while there was no request."""
-    workers: Workers | None = vars(server).get(ATTRIBUTE)
+    workers = workers_of(server)
     return None if workers is None else workers.strategy
 
 
@@ -389,7 +400,7 @@ def close_workers(server: Any, *, wait: bool) -> None:
         wait: whether to wait for those under way, as long as `grace` of the server has it; else they get a moment, in
             which those end that are about to.
     """
-    workers: Workers | None = vars(server).get(ATTRIBUTE)
+    workers = workers_of(server)
     if workers is None:
         return
     if not wait:
