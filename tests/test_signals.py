@@ -14,7 +14,7 @@ def test_an_interruption_while_signals_are_being_held_leaves_none_held(monkeypat
         before = set_mask(how, mask)  # type: ignore[arg-type]
         if how == signal.SIG_BLOCK and mask:
             raise KeyboardInterrupt
-        return before  # type: ignore[return-value]
+        return before
 
     before = set_mask(signal.SIG_BLOCK, ())
     monkeypatch.setattr(signal, "pthread_sigmask", interrupted)
