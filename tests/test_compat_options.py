@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from plugsocket import Fork, Sync, Thread, Trio
 from plugsocket.compat import socketserver
+from plugsocket.compat.workers import strategy_of
 from plugsocket.core.errors import OptionError, PluginError
 from plugsocket.core.interfaces import IBlockingStrategy
 from plugsocket.testing import failing_threads
@@ -272,12 +273,14 @@ def test_a_strategy_that_is_none(base: str, strategy: Any, error: type[Exception
 
 def test_what_has_the_loop_of_the_standard_library_has_no_trio(capsys: pytest.CaptureFixture[str]) -> None:
     """Its hooks could not be called in threads of trio's, and would hold the loop up."""
-    with type("Mixed", (socketserver.ThreadingMixIn, http.server.HTTPServer), {"strategy": Trio()})(
-        LOOPBACK, http.server.BaseHTTPRequestHandler
-    ) as server:
-        with connected(server) as sock:
-            server.handle_request()
-            assert sock.recv(1) == b""
+    with (
+        type("Mixed", (socketserver.ThreadingMixIn, http.server.HTTPServer), {"strategy": Trio()})(
+            LOOPBACK, http.server.BaseHTTPRequestHandler
+        ) as server,
+        connected(server) as sock,
+    ):
+        server.handle_request()
+        assert sock.recv(1) == b""
     assert "or run `python -m plugsocket.compat`" in capsys.readouterr().err
 
 
@@ -541,3 +544,17 @@ def test_the_smallest_strategy_that_there_can_be() -> None:
     for thread in smallest.threads:
         thread.join()
     assert len(smallest.threads) == 5
+
+
+def test_a_process_that_was_forked_has_workers_of_its_own() -> None:
+    """Those of its parent it could neither be told about nor wait for."""
+    with made("ForkingTCP") as server, connected(server) as sock:
+        sock.sendall(b"hello")
+        server.handle_request()
+        assert sock.recv(100) == b"hello"
+        sock.shutdown(socket.SHUT_WR)  # closing it is not enough, since the child has a copy
+        assert strategy_of(server) is not None
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if strategy_of(server) is None else 1)
+        assert os.waitpid(pid, 0)[1] == 0

@@ -1,6 +1,7 @@
 """run() and the signals; handle_request(), pause(), wait() and the counters, under every strategy."""
 
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from plugsocket import (
     Thread,
     Trio,
 )
-from plugsocket.core.events import HandlerFailed
+from plugsocket.core.events import Event, HandlerFailed, StateChanged
 from plugsocket.core.readiness import wait_readable
 from plugsocket.testing import EventRecorder as Recorder
 from plugsocket.testing import FaultyTransport
@@ -419,3 +420,21 @@ def test_counters(strategy: str, recorder: Recorder) -> None:
         assert server.stats == counted(accepted=2, failed=1)
         assert server.stats.completed == 2
     assert server.stop() == StopReport(0, (), server.stop().seconds)
+
+
+def test_ctrl_c_right_after_a_single_request() -> None:
+    """It is Ctrl-C that comes out, and the server is over."""
+
+    def interrupt_when_bound(event: Event) -> None:
+        if isinstance(event, StateChanged) and event.state is State.BOUND and event.before is State.SERVING:
+            raise KeyboardInterrupt
+
+    server = Server("tcp://127.0.0.1:0", function, "sync")
+    server.bind()
+    server.subscribe(interrupt_when_bound)
+    with client(server) as sock:
+        sock.sendall(b"hello")
+        sock.shutdown(socket.SHUT_WR)
+        with pytest.raises(KeyboardInterrupt):
+            server.handle_request()
+    assert server.state is State.CLOSED

@@ -43,6 +43,7 @@ from plugsocket.core.registry import Registry, default_registry
 from plugsocket.core.reporting import log_events
 from plugsocket.core.server import Server
 
+STOPPED = {State.DRAINING, *FINAL}
 PATIENCE = 5.0  # seconds that a request gets to be handed over
 LOOK = 0.005  # seconds between looks whether the loop is over, or in a handler
 
@@ -238,7 +239,7 @@ class Loop:
                 inner.handle_request(interval)
                 self._server.service_actions()
         except LifecycleError:
-            if inner.state not in FINAL:  # else it was stopped this moment
+            if inner.state not in STOPPED:  # else it was stopped this moment
                 raise
         finally:
             self._end(inner)
@@ -352,7 +353,7 @@ class Loop:
         try:
             return inner.handle_request(timeout) or inner.state is not State.BOUND
         except LifecycleError:
-            if inner.state not in FINAL:  # else it was stopped this moment
+            if inner.state not in STOPPED:  # else it was stopped this moment
                 raise
             return True
         finally:

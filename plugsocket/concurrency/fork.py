@@ -90,6 +90,7 @@ class Fork(BlockingStrategy):
             OSError: the system has no more processes, memory or descriptors (fork(2), pipe(2)).
         """
         flush_standard_streams()  # what the child inherits of it, it would bring out a second time
+        self._ends()  # so that it cannot fail once there is a child
         report, writer = os.pipe()
         parent = os.getpid()
         shared = threading.active_count() > 1  # and so a stream's lock may be another thread's at the fork
@@ -107,14 +108,18 @@ class Fork(BlockingStrategy):
             self._take_in(_Child(pid, job, report, _end_of(pid, report)))
 
     def _take_in(self, child: _Child) -> None:
+        with self._family.lock:
+            self._family.children[child.watched] = child
+            self._ends().add(child.watched)
+
+    def _ends(self) -> Ends:
         family = self._family
         with family.lock:
-            family.children[child.watched] = child
             if family.ends is None:
                 family.ends = Ends()
                 if family.watcher is not None:
                     family.watcher.watch(family.ends.fileno(), self.reap)
-            family.ends.add(child.watched)
+            return family.ends
 
     def _be_child(self, job: Job, writer: int, parent: int, signals: Collection[int], *, shared: bool) -> None:
         """Run the job and exit; does not return, whatever happens."""

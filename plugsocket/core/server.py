@@ -407,6 +407,9 @@ class Server:
         except BaseException as error:
             # Ctrl-C, or cancelled: asked to end from outside, which is no failure.
             failure, _ = split_ending(error, cancelled=True)
+            if self.state is State.BOUND:  # the driver had handled one, and left all else as it was
+                engine.request_stop(0.0)
+                self._driver.finish(engine)
             self._close(engine, error if error is engine.failure else failure)
             raise
 
@@ -566,7 +569,7 @@ class Server:
 
     def _begin_drain(self, busy: int) -> None:
         with self._lifecycle.held():
-            if self.state in (State.SERVING, State.PAUSED):
+            if self.state in (State.BOUND, State.SERVING, State.PAUSED):  # BOUND: Ctrl-C after a single request
                 self._lifecycle.move("stop")
             self._note_stop()
             told, self._drain_told = self._drain_told, True
