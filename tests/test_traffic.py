@@ -4,6 +4,7 @@ import fcntl
 import select
 import socket
 import struct
+import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
@@ -212,12 +213,18 @@ def test_a_reply_under_way_arrives_whole(server: Server, size: int, recorder: Re
     assert recorder.of(HandlerFailed) == []
 
 
+def unacknowledged(sock: socket.socket) -> int:
+    """How many bytes that were sent over TCP have not arrived yet (SIOCOUTQ, tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
+
+
 @over(V4, PAIRS)
 def test_requests_that_had_come_are_answered(server: Server) -> None:
     lines = [b"request %d\n" % number for number in range(200)]
     with client(server) as sock:
         assert ask(sock, b"ready\n") == b"ready\n"
         sock.sendall(b"".join(lines))
+        until(lambda: unacknowledged(sock) == 0)  # so that they had come, also where the network takes its time
         report = server.stop(grace=GRACE)
         assert receive(sock, 100_000) == b"".join(lines)
         check_completed([report])
