@@ -26,6 +26,7 @@ from plugsocket.compat.listening import (
     RequestListener,
 )
 from plugsocket.compat.workers import Relay, check_options, own_strategy, runs_beside
+from plugsocket.concurrency.base import BlockingStrategy
 from plugsocket.core.errors import LifecycleError
 from plugsocket.core.events import AcceptFailed, AcceptRecovered, HandlerFailed, RequestRefused
 from plugsocket.core.interfaces import (
@@ -53,8 +54,10 @@ class IInLoop(IManagedStrategy):
 
 
 @implementer(IInLoop)
-class InLoop:
-    """The strategy of servers whose hooks run in the loop.
+class InLoop(BlockingStrategy):
+    """The strategy of servers whose hooks run in the loop: it is given no job, since what was accepted is seen to.
+
+    What runs beside the loop it leaves alone, for `server_close()` to wait for.
 
     Args:
         relay: how workers beside the loop have their descriptors watched.
@@ -67,18 +70,10 @@ class InLoop:
         self._relay = relay
         self._watcher: Watcher | None = None
 
-    def spawn(self, job: Any) -> None:
-        """Is not called: what was accepted is seen to."""
-        raise NotImplementedError
-
     def open(self, watcher: Watcher) -> None:
         """Have the loop watch what the workers want watched."""
         self._watcher = watcher
         self._relay.attach(watcher)
-
-    def cut(self, force: bool) -> bool:  # noqa: ARG002 - there is nothing to force
-        """Leave alone what runs beside the loop, which `server_close()` waits for."""
-        return False
 
     def join(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
         """Let go of the loop."""

@@ -14,11 +14,13 @@ import attrs
 from zope.interface import implementer
 
 from plugsocket.compat.hooks import cut, finish
+from plugsocket.concurrency.base import BlockingStrategy
 from plugsocket.concurrency.thread import Thread
 from plugsocket.core.errors import OptionError
 from plugsocket.core.interfaces import IInlineStrategy, IJob, IManagedStrategy, IStrategy, ITrioStrategy, IWatcher
 from plugsocket.core.options import SECONDS, is_seconds
-from plugsocket.core.protocols import BlockingStrategy, ManagedStrategy, Strategy, Watcher
+from plugsocket.core.protocols import BlockingStrategy as Spawning
+from plugsocket.core.protocols import Job, ManagedStrategy, Strategy, Watcher
 from plugsocket.core.specs import strategy as make_strategy
 
 ATTRIBUTE = "_plugsocket_workers"  # of a server, which may be one of the standard library's with a mix-in of ours
@@ -140,28 +142,21 @@ class ThreadPerRequest(Thread):
         return threading.Thread(target=process_request_thread, daemon=self.daemon)
 
 
-class Unmanaged:
-    """Completes a strategy that has nothing of its own to look after.
+class Unmanaged(BlockingStrategy):
+    """Completes a strategy that has nothing of its own to look after, and so nothing to wait for.
 
     Args:
         strategy: with `capacity` and `spawn()`.
     """
 
-    def __init__(self, strategy: BlockingStrategy) -> None:
+    def __init__(self, strategy: Spawning) -> None:
         self.name = strategy.name
         self.capacity = strategy.capacity
-        self.spawn = strategy.spawn
+        self._strategy = strategy
 
-    def open(self, watcher: Watcher) -> None:
-        """Have nothing to open."""
-
-    def cut(self, force: bool) -> bool:  # noqa: ARG002 - there is nothing to force
-        """Have nothing to end."""
-        return False
-
-    def join(self, timeout: float) -> bool:  # noqa: ARG002 - there is nothing to wait for
-        """Have nothing to wait for."""
-        return True
+    def spawn(self, job: Job) -> None:
+        """Have the job run; see `IBlockingStrategy`."""
+        self._strategy.spawn(job)
 
 
 @implementer(IWatcher)
