@@ -21,7 +21,14 @@ from typing import Any, ClassVar, Self, TypeAlias
 from plugsocket.compat.hooks import finish
 from plugsocket.compat.kept import NoThreads, Threads, children_of, join_threads, reap_children, threads_of
 from plugsocket.compat.serving import Loop
-from plugsocket.compat.workers import ThreadPerRequest, check_options, close_workers, handle_beside, strategy_of
+from plugsocket.compat.workers import (
+    ThreadPerRequest,
+    check_options,
+    close_workers,
+    handle_beside,
+    own_strategy,
+    strategy_of,
+)
 from plugsocket.concurrency.fork import Fork
 from plugsocket.concurrency.thread import Thread
 from plugsocket.core.protocols import ManagedStrategy, Strategy
@@ -54,6 +61,7 @@ class BaseServer:
 
     Raises:
         OptionError: `strategy`, `grace` or a cap of the class cannot work.
+        PluginError: `strategy` names one that is not there.
 
     Attributes:
         timeout: seconds that `handle_request()` waits; `None` for ever.
@@ -74,6 +82,7 @@ class BaseServer:
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
         check_options(self)
+        own_strategy(self)
         self._plugsocket_loop  # noqa: B018 - made here, before there are threads
 
     @cached_property
@@ -238,9 +247,8 @@ class TCPServer(BaseServer):
         RequestHandlerClass: Callable[[Any, Any, Self], Any],  # noqa: N803 - its documented name
         bind_and_activate: bool = True,
     ) -> None:
-        BaseServer.__init__(
-            self, server_address, RequestHandlerClass
-        )  # and no mix-in's, which programs call themselves
+        # And not that of a mix-in, which programs call themselves.
+        BaseServer.__init__(self, server_address, RequestHandlerClass)
         self.socket = socket.socket(self.address_family, self.socket_type)
         if bind_and_activate:
             try:

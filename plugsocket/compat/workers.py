@@ -273,17 +273,15 @@ class Workers:
 
 
 def check_options(server: Any) -> None:
-    """Check what a server was given that socketserver does not know, before it serves.
+    """Check the numbers that a server was given, before it serves; its strategy `own_strategy()` checks.
 
     Raises:
-        OptionError: a value cannot work.
-        PluginError: a string names a strategy that is not there.
+        OptionError: one cannot work.
     """
     for name in ("max_threads", "max_children"):
         most = getattr(server, name, None)
         if most is not None and not (isinstance(most, int | float) and most >= 1):
             raise OptionError(f"{name} of {type(server).__name__} must be a number, at least 1, not {most!r}")
-    own_strategy(server)
     grace = getattr(server, "grace", None)
     if grace is not None and grace != math.inf and not is_seconds(grace):
         raise OptionError(f"grace of {type(server).__name__} must be {SECONDS}, or None, not {grace!r}")
