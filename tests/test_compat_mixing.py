@@ -304,6 +304,15 @@ def test_another_socket_after_closing(module: ModuleType, name: str) -> None:
     assert server.fileno() == -1
 
 
+def serve_one(server: Any) -> None:
+    """Have a server that echoes handle a single request, of a client that gets its answer."""
+    with connected(server) as sock:
+        sock.sendall(b"hello")
+        sock.shutdown(socket.SHUT_WR)
+        server.handle_request()
+        assert sock.recv(100) == b"hello"
+
+
 @on_both
 def test_another_socket_between_two_requests(module: ModuleType) -> None:
     class Server(module.TCPServer):  # type: ignore[misc]
@@ -314,11 +323,7 @@ def test_another_socket_between_two_requests(module: ModuleType) -> None:
 
     with Server(LOOPBACK, echo(module)) as server:
         for _ in range(3):
-            with connected(server) as sock:
-                sock.sendall(b"hello")
-                sock.shutdown(socket.SHUT_WR)
-                server.handle_request()
-                assert sock.recv(100) == b"hello"
+            serve_one(server)
             server.socket.close()  # whose number the next one has
             adopt(server, socket.create_server(LOOPBACK))
 
@@ -362,11 +367,7 @@ def test_serving_again(module: ModuleType, name: str) -> None:
 def test_serving_by_turns(module: ModuleType) -> None:
     with module.TCPServer(LOOPBACK, echo(module)) as server:
         for _ in range(2):
-            with connected(server) as sock:
-                sock.sendall(b"one")
-                sock.shutdown(socket.SHUT_WR)
-                server.handle_request()
-                assert sock.recv(100) == b"one"
+            serve_one(server)
             with running(server) as loop:
                 assert loop.ask(b"some") == b"some"
 

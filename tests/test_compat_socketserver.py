@@ -271,7 +271,10 @@ def test_the_bookkeeping_of_threads(module: ModuleType) -> None:
 
 
 @on_both
-def test_daemon_threads_are_left_alone(module: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "daemon"), [("daemon_threads", True, True), ("block_on_close", False, False)]
+)
+def test_threads_that_are_not_waited_for(module: ModuleType, name: str, value: bool, daemon: bool) -> None:
     hold, found = threading.Event(), []
 
     def handle(self: Any) -> None:
@@ -280,29 +283,11 @@ def test_daemon_threads_are_left_alone(module: ModuleType) -> None:
         hold.wait(TIMEOUT)
 
     with module.ThreadingTCPServer(LOOPBACK, handler(module, handle)) as server:
-        server.daemon_threads = True  # late
+        setattr(server, name, value)  # late
         with running(server), connected(server) as sock:
             assert sock.recv(1) == b"!"
-    assert found[0].daemon
+    assert found[0].daemon == daemon
     assert found[0].is_alive()  # server_close() has not waited
-    hold.set()
-    found[0].join(TIMEOUT)
-
-
-@on_both
-def test_threads_that_are_not_to_be_waited_for(module: ModuleType) -> None:
-    hold, found = threading.Event(), []
-
-    def handle(self: Any) -> None:
-        found.append(threading.current_thread())
-        self.wfile.write(b"!")
-        hold.wait(TIMEOUT)
-
-    with module.ThreadingTCPServer(LOOPBACK, handler(module, handle)) as server:
-        server.block_on_close = False
-        with running(server), connected(server) as sock:
-            assert sock.recv(1) == b"!"
-    assert found[0].is_alive()
     hold.set()
     found[0].join(TIMEOUT)
 
