@@ -23,7 +23,7 @@ import plugsocket
 from plugsocket import Server
 from tests.faults import COMBINATIONS
 from tests.kit import TIMEOUT, ask, function, receive, strategy_names
-from tests.programs import end_of, interrupt, line_of, program
+from tests.programs import end_of, interrupt, line_of, program, wait_for_call
 
 MEBIBYTE = 2**20
 SMALL = 4096  # bytes; with a receive buffer of so many, no kernel takes in a mebibyte before the client does
@@ -209,8 +209,8 @@ ORPHANING = (
 
     def answer(data):
         if data == b"busy":
-            while True:
-                time.sleep(0.05)  # not for ever: Python may miss a signal that comes just before a call that blocks
+            print("busy", flush=True)
+            time.sleep(600)
         return str(os.getpid()).encode()
 
     kit.answer = answer
@@ -227,9 +227,14 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     with program(ORPHANING, str(tmp_path), *handlers) as process, ExitStack() as stack:
         urls = [url for _ in handlers for url in line_of(process).split()]
         idle, busy = ([stack.enter_context(connected(url)) for url in urls] for _ in range(2))
-        ends = {sock: stack.enter_context(end_of_child(sock)) for sock in (*idle, *busy)}
+        children = {sock: child_of(sock) for sock in (*idle, *busy)}
+        ends = {sock: stack.enter_context(end_of_child(pid)) for sock, pid in children.items()}
         for sock in busy:
             sock.sendall(b"busy")
+        for _ in busy:
+            assert line_of(process) == "busy"
+        for sock in busy:
+            wait_for_call(children[sock])
         assert not is_readable(*ends.values(), timeout=0)
         process.kill()
         for sock in idle:  # which have no reason to wait
@@ -246,11 +251,16 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         path.unlink()  # which nobody else could
 
 
-@contextmanager
-def end_of_child(sock: socket.socket) -> Iterator[int]:
-    """A descriptor that is readable when the child that serves a client has ended."""
+def child_of(sock: socket.socket) -> int:
+    """The process id of the child that serves a client."""
     sock.sendall(b"who?")
-    descriptor = os.pidfd_open(int(sock.recv(100)))
+    return int(sock.recv(100))
+
+
+@contextmanager
+def end_of_child(pid: int) -> Iterator[int]:
+    """A descriptor that is readable when a child has ended."""
+    descriptor = os.pidfd_open(pid)
     try:
         yield descriptor
     finally:

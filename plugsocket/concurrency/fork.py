@@ -57,6 +57,8 @@ class Fork(BlockingStrategy):
 
     From Python 3.12 on, `os.fork` warns in a program with several threads, since a lock that another thread holds stays
     locked in the child. `serve_forever()` and `run()` in a program without threads avoid it; `start()` cannot.
+    On Python 3.13.0 there is another reason: a child of a thread other than the main one runs its signal handlers only
+    when a signal interrupts a call that waits. If it computes, it does not notice that the program was killed.
 
     Attributes:
         max_children: how many requests run at once; then requests wait in the kernel's queue.
