@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from plugsocket import ChildError, Connection, Datagram, Fork, Server, StopReport
+from plugsocket.compat.per_request import ChildPerRequest
 from plugsocket.concurrency import orphans
 from plugsocket.core.events import HandlerFailed, RequestRefused
 from plugsocket.testing import EventRecorder as Recorder
@@ -84,6 +85,7 @@ def test_output_arrives_when_it_goes_through_a_socket() -> None:
 WRITING_AT_THE_FORK = """
     import logging, os, select, sys, threading
     import plugsocket
+    from plugsocket.compat.per_request import ChildPerRequest
 
     def begin():
         for stream, reader in zip((sys.stdout, handler.stream), readers):
@@ -99,8 +101,8 @@ WRITING_AT_THE_FORK = """
     readers, writers = zip(os.pipe(), os.pipe())
     sys.stdout, log = (os.fdopen(writer, "w") for writer in writers)
     handler = logging.StreamHandler(log)  # which no logger has, as those of a QueueListener
-    inherit = sys.argv[1] == "inherit"
-    server = plugsocket.Server("tcp://127.0.0.1:0", handle, plugsocket.Fork(inherit=inherit))
+    strategy = {"Fork": plugsocket.Fork, "ChildPerRequest": ChildPerRequest}[sys.argv[1]]()
+    server = plugsocket.Server("tcp://127.0.0.1:0", handle, strategy)
     server.bind()
     print(server.addresses[0].port, file=sys.__stdout__, flush=True)
     os.register_at_fork(before=begin)
@@ -123,9 +125,9 @@ WRITING_AT_THE_FORK = """
 """
 
 
-@pytest.mark.parametrize("inherit", ["inherit", ""])
-def test_a_child_needs_nothing_of_threads_that_were_writing_when_it_was_forked(inherit: str) -> None:
-    with program(WRITING_AT_THE_FORK, inherit) as process:
+@pytest.mark.parametrize("strategy", ["Fork", "ChildPerRequest"])
+def test_a_child_needs_nothing_of_threads_that_were_writing_when_it_was_forked(strategy: str) -> None:
+    with program(WRITING_AT_THE_FORK, strategy) as process:
         with connect(line_of(process)) as sock:
             assert sock.recv(1) == b""
         assert end_of(process) == (0, f"1 {(2**20, 1)} {(2**20, 1)}\n", "")
@@ -608,6 +610,7 @@ def test_an_instance_serves_one_server_after_the_other() -> None:
 INHERITING = """
     import os, signal, sys
     import plugsocket
+    from plugsocket.compat.per_request import ChildPerRequest
 
     def handle(connection):
         kept = os.read(inherited, 100).decode()
@@ -623,7 +626,7 @@ INHERITING = """
     signal.signal(signal.SIGINT, mine)
     inherited, writer = os.pipe()
     os.write(writer, b"kept")
-    server = plugsocket.Server("tcp://127.0.0.1:0", handle, plugsocket.Fork(inherit=True))
+    server = plugsocket.Server("tcp://127.0.0.1:0", handle, ChildPerRequest())
     server.bind()
     print(server.addresses[0].port, flush=True)
     server.handle_request()
@@ -631,15 +634,15 @@ INHERITING = """
 """
 
 
-def test_a_child_that_inherits_is_what_plain_fork_makes() -> None:
+def test_a_child_per_request_is_what_plain_fork_makes() -> None:
     with program(INHERITING) as process:
         with connect(line_of(process)) as sock:
             assert receive(sock, 100) == b"kept [True, True]"
         assert end_of(process) == (0, "printed\n1 0\n", "")
 
 
-def test_the_death_of_a_child_that_inherits_is_reported(recorder: Recorder) -> None:
-    server = Server(ENDPOINT, lambda _: os.kill(os.getpid(), signal.SIGKILL), Fork(inherit=True))
+def test_the_death_of_a_child_per_request_is_reported(recorder: Recorder) -> None:
+    server = Server(ENDPOINT, lambda _: os.kill(os.getpid(), signal.SIGKILL), ChildPerRequest())
     server.subscribe(recorder)
     with serving(server), client(server) as sock:
         assert receive(sock, 1) == b""

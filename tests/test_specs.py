@@ -193,7 +193,7 @@ def test_repr() -> None:
     )
     assert repr(UDP("::1", 80)) == "UDP(host='::1', port=80, reuse_port=False, dual_stack=False, max_datagram=65535)"
     assert repr(Thread(5)) == "Thread(max_workers=5, idle_timeout=30.0, daemon=True)"
-    assert repr(Fork()) == "Fork(max_children=40, inherit=False)"
+    assert repr(Fork()) == "Fork(max_children=40)"
 
 
 def test_only_what_says_where_is_positional() -> None:

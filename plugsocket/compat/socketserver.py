@@ -20,9 +20,9 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 from plugsocket.compat.hooks import finish
 from plugsocket.compat.kept import NoThreads, Threads, children_of, join_threads, reap_children, threads_of
+from plugsocket.compat.per_request import ChildPerRequest, ThreadPerRequest
 from plugsocket.compat.serving import Loop
 from plugsocket.compat.workers import (
-    ThreadPerRequest,
     check_options,
     close_workers,
     handle_beside,
@@ -438,7 +438,7 @@ class ForkingMixIn:
             reap_children(self, self.__children(), blocking=True)
 
     def __strategy(self) -> ManagedStrategy:
-        return Fork(max_children=sys.maxsize, inherit=True)
+        return ChildPerRequest(max_children=sys.maxsize)
 
 
 class BaseRequestHandler(classes.BaseRequestHandler):

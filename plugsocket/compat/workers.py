@@ -15,7 +15,6 @@ from zope.interface import implementer
 
 from plugsocket.compat.hooks import cut, finish
 from plugsocket.concurrency.base import BlockingStrategy
-from plugsocket.concurrency.thread import Thread
 from plugsocket.core.errors import OptionError
 from plugsocket.core.interfaces import IInlineStrategy, IJob, IManagedStrategy, IStrategy, ITrioStrategy, IWatcher
 from plugsocket.core.options import SECONDS, is_seconds
@@ -127,19 +126,6 @@ def _say_the_end(error: BaseException) -> None:
     elif error.code is not None and not isinstance(error.code, int):
         with suppress(Exception):  # closed, None, or its reader is gone: nobody is left to tell
             sys.stderr.write(f"{error.code}\n")
-
-
-@attrs.define(eq=False, on_setattr=attrs.setters.frozen)
-class ThreadPerRequest(Thread):
-    """A new thread per request, with the name that programs know from `ThreadingMixIn`."""
-
-    def make_thread(self, work: Callable[[], object], number: int) -> threading.Thread:  # noqa: ARG002 - the system counts
-        """Make a thread; see `Thread`."""
-
-        def process_request_thread() -> None:
-            work()
-
-        return threading.Thread(target=process_request_thread, daemon=self.daemon)
 
 
 class Unmanaged(BlockingStrategy):

@@ -1,47 +1,23 @@
 """Fork: a child process per request."""
 
-import logging
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
-from typing import Any
 
 import attrs
 
 from plugsocket.concurrency.base import BlockingStrategy
+from plugsocket.concurrency.children import Child, Children
 from plugsocket.concurrency.descriptors import drop_descriptors
-from plugsocket.concurrency.ends import Ends
 from plugsocket.concurrency.orphans import end_with_parent, find_prctl
 from plugsocket.concurrency.reports import LONGEST_REPORT, describe, told
-from plugsocket.concurrency.streams import flush_standard_streams, release_streams
+from plugsocket.concurrency.streams import flush_standard_streams, release_streams, shut_log_down
 from plugsocket.core.errors import ChildError, CompositionError
 from plugsocket.core.options import integer
 from plugsocket.core.protocols import Job, Watcher
-from plugsocket.core.readiness import wait_readable
 from plugsocket.core.signals import signals_held
-
-
-@attrs.frozen
-class _Child:
-    pid: int
-    job: Job
-    report: int  # what the child writes when its handler fails; end of file once it has ended
-    watched: int  # readable once the child has ended
-
-
-@attrs.define(eq=False)
-class _Family:
-    """The children of one strategy."""
-
-    children: dict[int, _Child] = attrs.field(factory=dict)  # by the descriptor that tells of their end
-    ends: Ends | None = None
-    lock: threading.RLock = attrs.field(factory=threading.RLock)  # of the two above
-    watcher: Watcher | None = None
-    cut: bool = False
-    prctl: Callable[[int, int], Any] | None = None
 
 
 @attrs.define(eq=False, on_setattr=attrs.setters.frozen)
@@ -62,16 +38,13 @@ class Fork(BlockingStrategy):
 
     Attributes:
         max_children: how many requests run at once; then requests wait in the kernel's queue.
-        inherit: whether a child is what plain `os.fork` makes: it keeps what the program has open, and its ways with
-            signals, is not told of its end, and tells nothing of its own failures.
     """
 
     max_children: int = attrs.field(default=40, validator=integer(1))
-    inherit: bool = attrs.field(default=False, kw_only=True, validator=attrs.validators.instance_of(bool))
     capacity: int = attrs.field(
         default=attrs.Factory(lambda self: self.max_children, takes_self=True), init=False, repr=False
     )
-    _family: _Family = attrs.field(factory=_Family, init=False, repr=False)
+    _children: Children = attrs.field(factory=Children, init=False, repr=False)
 
     name = "fork"
 
@@ -80,10 +53,9 @@ class Fork(BlockingStrategy):
             raise CompositionError("Fork() needs os.fork, which this platform does not have; use Thread()")
 
     def open(self, watcher: Watcher) -> None:
-        """Remember who watches the children."""
-        self._family.watcher = watcher
-        self._family.cut = False
-        self._family.prctl = find_prctl()
+        """Have the driver's loop look after the children."""
+        self._children.open(watcher, self.reap)
+        find_prctl()  # so that no child has to
 
     def spawn(self, job: Job) -> None:
         """Fork, and have the child run the job.
@@ -92,7 +64,7 @@ class Fork(BlockingStrategy):
             OSError: the system has no more processes, memory or descriptors (fork(2), pipe(2)).
         """
         flush_standard_streams()  # what the child inherits of it, it would bring out a second time
-        self._ends()  # so that it cannot fail once there is a child
+        self._children.prepare()
         report, writer = os.pipe()
         parent = os.getpid()
         shared = threading.active_count() > 1  # and so a stream's lock may be another thread's at the fork
@@ -107,21 +79,7 @@ class Fork(BlockingStrategy):
                 os.close(report)  # which also leaves a descriptor for what comes
                 self._be_child(job, writer, parent, before, shared=shared)
             os.close(writer)
-            self._take_in(_Child(pid, job, report, _end_of(pid, report)))
-
-    def _take_in(self, child: _Child) -> None:
-        with self._family.lock:
-            self._family.children[child.watched] = child
-            self._ends().add(child.watched)
-
-    def _ends(self) -> Ends:
-        family = self._family
-        with family.lock:
-            if family.ends is None:
-                family.ends = Ends()
-                if family.watcher is not None:
-                    family.watcher.watch(family.ends.fileno(), self.reap)
-            return family.ends
+            self._children.add(pid, job, report)
 
     def _be_child(self, job: Job, writer: int, parent: int, signals: Collection[int], *, shared: bool) -> None:
         """Run the job and exit; does not return, whatever happens."""
@@ -131,24 +89,35 @@ class Fork(BlockingStrategy):
             signal.pthread_sigmask(signal.SIG_SETMASK, signals)
             if shared:
                 release_streams()
-            failure = (None if self.inherit else self._leave_parent(job, writer, parent)) or job.run_in_child()
-            if not self.inherit:
-                os.set_blocking(writer, False)
-                os.write(writer, describe(failure, job.summary()))
-            code = 0 if failure is None else 1
+            code = self.run_in_child(job, writer, parent)
         finally:
-            try:
-                if not self.inherit:
-                    logging.shutdown()  # which may write to the streams
-            finally:
-                flush_standard_streams()
-                os._exit(code)
+            flush_standard_streams()
+            os._exit(code)
+
+    def run_in_child(self, job: Job, writer: int, parent: int) -> int:
+        """Run a job in the process that was forked for it.
+
+        Args:
+            job: what to run.
+            writer: a descriptor to tell the parent with how it ended.
+            parent: its process id.
+
+        Returns:
+            The exit status.
+        """
+        try:
+            failure = self._leave_parent(job, writer, parent) or job.run_in_child()
+            os.set_blocking(writer, False)
+            os.write(writer, describe(failure, job.summary()))
+            return 0 if failure is None else 1
+        finally:
+            shut_log_down()  # which may write to the streams
 
     def _leave_parent(self, job: Job, writer: int, parent: int) -> OSError | None:
         """Let go of what is the parent's; return why that failed."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's, which lets its children finish
-        end_with_parent(parent, self._family.prctl)
+        end_with_parent(parent)
         try:
             drop_descriptors(keep=(*job.filenos(), writer))
         except OSError as error:
@@ -158,71 +127,50 @@ class Fork(BlockingStrategy):
     @property
     def children(self) -> Collection[int]:
         """The process ids of the children that there are."""
-        return tuple(child.pid for child in self._family.children.values())
+        return self._children.pids
 
     def reap(self) -> None:
         """Take note of the children that have ended, which the driver's loop does by itself. Callable in any thread."""
-        family = self._family
-        with family.lock:
-            ended = [] if family.ends is None else [family.children[watched] for watched in family.ends.ready()]
-        for child in ended:
-            self._reap(child)
+        for child in self._children.ended():
+            self._collect(child)
 
-    def _reap(self, child: _Child) -> None:
-        family = self._family
-        with family.lock:
-            if family.children.get(child.watched) is not child or family.ends is None:
-                return  # another thread does
-            del family.children[child.watched]
-            family.ends.remove(child.watched)
-        failure = self._failure(child)
-        for descriptor in {child.report, child.watched}:
-            os.close(descriptor)
+    def _collect(self, child: Child) -> None:
+        code = child.exit_code()
+        failure = self.failure_of(child, code)
+        child.close()
         child.job.finish(failure)
 
-    def _failure(self, child: _Child) -> ChildError | None:
-        """Collect how a child ended; `None` when it ended well, or was made to end."""
-        status: int | None = None
-        with suppress(ChildProcessError):  # the program ignores SIGCHLD, or reaps any child
-            _, status = os.waitpid(child.pid, 0)
+    def failure_of(self, child: Child, code: int | None) -> ChildError | None:
+        """Say what went wrong in a child.
+
+        Args:
+            child: it has ended.
+            code: its exit code, negative for a signal; `None` if others reaped it.
+
+        Returns:
+            What it told, or that it died; `None` when it ended well, or was made to end.
+        """
         os.set_blocking(child.report, False)
         with suppress(BlockingIOError):  # a process that the handler left behind may hold the pipe open
             if written := os.read(child.report, LONGEST_REPORT):
                 return told(written, child.job)
-        code = None if status is None else os.waitstatus_to_exitcode(status)
-        killed = code is not None and code < 0
-        if (killed and self._family.cut) or (self.inherit and not killed):
+        return self.death_of(child, code)
+
+    def death_of(self, child: Child, code: int | None) -> ChildError | None:
+        """Say how a child died that told nothing; `None` when it was made to."""
+        if code is not None and code < 0 and self._children.killed:
             return None
         return ChildError(f"child {child.pid} {_manner(code)} before its handler returned")
 
     def cut(self, force: bool) -> bool:
         """Send every child SIGTERM, or with `force` SIGKILL."""
-        self._family.cut = True
-        for child in self._family.children.values():
-            with suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL if force else signal.SIGTERM)
-        return bool(self._family.children)
+        return self._children.kill(signal.SIGKILL if force else signal.SIGTERM)
 
     def join(self, timeout: float) -> bool:
         """Wait for the children that are left, and reap them."""
-        deadline = time.monotonic() + timeout
-        for child in list(self._family.children.values()):
-            if wait_readable(child.watched, max(0.0, deadline - time.monotonic())):
-                self._reap(child)
-        return self._close_ends()
-
-    def _close_ends(self) -> bool:
-        """Watch for nothing any more, if nobody is left; return whether that is so."""
-        family = self._family
-        with family.lock:
-            if family.children:
-                return False
-            ends, family.ends = family.ends, None
-            if ends is not None:
-                if family.watcher is not None:
-                    family.watcher.unwatch(ends.fileno())
-                ends.close()
-            return True
+        for child in self._children.awaited(timeout):
+            self._collect(child)
+        return self._children.close()
 
 
 def _manner(code: int | None) -> str:
@@ -235,15 +183,3 @@ def _manner(code: int | None) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:  # most of the real-time signals (signal(7)) have no name
         return f"was killed by signal {-code}"
-
-
-def _end_of(pid: int, report: int) -> int:
-    """Return a descriptor that is readable once the child has ended.
-
-    That is a pidfd (pidfd_open(2)) where there are any, else the child's pipe, which other processes that the handler
-    leaves behind can hold open.
-    """
-    if hasattr(os, "pidfd_open"):
-        with suppress(OSError):
-            return os.pidfd_open(pid)
-    return report

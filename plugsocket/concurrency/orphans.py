@@ -4,21 +4,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 GRACE = 10  # whole seconds (alarm(2)) that a child has to finish; as long as a server's grace by default
 
 
-def end_with_parent(parent: int, prctl: Callable[[int, int], Any] | None) -> None:
+def end_with_parent(parent: int) -> None:
     """Have this process end some time after its parent does; called in a child that was just forked.
 
     Its close signal is set as well, when the parent is gone. On systems without `prctl` that is all there is.
 
     Args:
         parent: the parent's process id.
-        prctl: what `find_prctl` returned in the parent.
     """
+    prctl = find_prctl()
     if prctl is None:
         return
 
@@ -32,6 +33,7 @@ def end_with_parent(parent: int, prctl: Callable[[int, int], Any] | None) -> Non
     on_death()  # the parent may have been killed before that
 
 
+@cache
 def find_prctl() -> Callable[[int, int], Any] | None:
     """Find the system call by which a child hears of its parent's end; `None` where there is none."""
     if sys.platform != "linux":

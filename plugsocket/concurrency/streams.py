@@ -1,7 +1,6 @@
 """The streams that a program's output goes to, before and after a fork."""
 
 import io
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +10,9 @@ from typing import Any
 def output_streams() -> Iterator[Any]:
     """The standard streams as they are at the moment, and what `logging` writes to, which may be sockets."""
     yield from (sys.stdin, sys.stdout, sys.stderr)
+    logging = _logging()
+    if logging is None:
+        return
     loggers = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
     handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
     # Weak references to every handler, also one that no logger has, such as those of a `QueueListener`.
@@ -19,11 +21,25 @@ def output_streams() -> Iterator[Any]:
     yield from (getattr(handler, name, None) for handler in handlers for name in ("stream", "socket", "sock"))
 
 
+def _logging() -> Any:
+    """Return the module, if the program uses it: where nothing is logged, forking is cheaper without its hooks."""
+    return sys.modules.get("logging")
+
+
+def shut_log_down() -> None:
+    """Flush and close what `logging` writes to, as the end of an ordinary process does."""
+    logging = _logging()
+    if logging is not None:
+        logging.shutdown()
+
+
 def flush_standard_streams() -> None:
     """Bring out what was printed, as the end of an ordinary process does."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # closed, None, or its reader is gone: nobody is left to tell
+        try:
             stream.flush()
+        except Exception:  # noqa: BLE001, S110 - closed, None, or its reader is gone: nobody is left to tell
+            pass
 
 
 def release_streams() -> None:
