@@ -1,4 +1,4 @@
-"""What is imported when: trio by whom it is needed, and by nobody else; and the names that wait for that."""
+"""What is imported when: trio and logging by whom they are needed, and by nobody else; and the names that wait."""
 
 import ast
 import sys
@@ -38,7 +38,12 @@ def test_importing_it_leaves_trio_alone(module: str) -> None:
     run("import importlib, sys; importlib.import_module(sys.argv[1]); assert 'trio' not in sys.modules", module)
 
 
-# Of each request it is told whether trio is there where the handler runs; one of them fails.
+@pytest.mark.parametrize("module", ["plugsocket", "plugsocket.compat.socketserver"])
+def test_importing_it_leaves_logging_alone(module: str) -> None:
+    run("import importlib, sys; importlib.import_module(sys.argv[1]); assert 'logging' not in sys.modules", module)
+
+
+# Of each request it is told what of it is there where the handler runs; one of them fails.
 SERVING = """
     import socket, sys
     import plugsocket
@@ -46,7 +51,7 @@ SERVING = """
     def answer(data):
         if data == b"fail":
             raise ConnectionResetError("made up")
-        return repr((data, "trio" in sys.modules)).encode()
+        return repr((data, {"trio", "logging"} & sys.modules.keys())).encode()
 
     def function(request):
         if isinstance(request, plugsocket.Datagram):
@@ -61,7 +66,6 @@ SERVING = """
     strategy, handler = sys.argv[1:]
     endpoints = ["tcp://127.0.0.1:0"] if handler == "StreamClass" else ["tcp://127.0.0.1:0", "udp://127.0.0.1:0"]
     server = plugsocket.Server(endpoints, globals()[handler], strategy, on_failure="abort")
-    server.unsubscribe(plugsocket.log_events)
     with server:
         server.start()
         for address, kind in zip(server.addresses, (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
@@ -80,8 +84,8 @@ SERVING = """
 
 @pytest.mark.parametrize("handler", ["function", "StreamClass"])
 @pytest.mark.parametrize("strategy", ["sync", "thread", "fork"])
-def test_serving_what_blocks_leaves_trio_alone(strategy: str, handler: str) -> None:
-    told = "\n(b'good', False)\n"
+def test_serving_what_blocks_leaves_trio_and_logging_alone(strategy: str, handler: str) -> None:
+    told = "\n(b'good', set())\n"
     assert run(SERVING, strategy, handler) == (told if handler == "StreamClass" else told + told[1:])
 
 
@@ -91,7 +95,8 @@ COMPATIBLE = """
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
-            self.wfile.write(repr((self.rfile.readline(), "trio" in sys.modules)).encode())
+            unneeded = {"trio", "logging"} & sys.modules.keys()
+            self.wfile.write(repr((self.rfile.readline(), unneeded)).encode())
 
     with getattr(socketserver, sys.argv[1])(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -106,8 +111,8 @@ COMPATIBLE = """
 
 
 @pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"])
-def test_the_classes_of_socketserver_leave_trio_alone(name: str) -> None:
-    assert run(COMPATIBLE, name) == "(b'good\\n', False)\n"
+def test_the_classes_of_socketserver_leave_trio_and_logging_alone(name: str) -> None:
+    assert run(COMPATIBLE, name) == "(b'good\\n', set())\n"
 
 
 FORKED = """

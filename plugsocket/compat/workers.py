@@ -1,6 +1,5 @@
 """What handles requests beside the loop of a server: a strategy, and the account of what it has under way."""
 
-import logging
 import math
 import os
 import sys
@@ -20,11 +19,11 @@ from plugsocket.core.interfaces import IInlineStrategy, IJob, IManagedStrategy, 
 from plugsocket.core.options import SECONDS, is_seconds
 from plugsocket.core.protocols import BlockingStrategy as Spawning
 from plugsocket.core.protocols import Job, ManagedStrategy, Strategy, Watcher
+from plugsocket.core.reporting import logger
 from plugsocket.core.specs import strategy as make_strategy
 
 ATTRIBUTE = "_plugsocket_workers"  # of a server, which may be one of the standard library's with a mix-in of ours
 LOOP = "_plugsocket_loop"
-logger = logging.getLogger("plugsocket")
 PATIENCE = 1.0  # seconds that handlers get to notice that they were cut, and children that they were told to end
 MOMENT = 0.1  # seconds
 A_WHILE = 0.1  # seconds between looks for room, where no loop is there to be told of it
@@ -112,7 +111,7 @@ class RequestJob:
     def finish(self, failure: BaseException | None = None) -> None:
         """Say that the child is done; how it died is logged, since it could not say so itself."""
         if failure is not None:
-            logger.error("request from %s: %s", self.client_address, failure)
+            logger().error("request from %s: %s", self.client_address, failure)
         self.close()
         self._workers.end(self)
 

@@ -4,9 +4,9 @@ Nothing is logged where it happens. `log_events` is attached to every server at 
 """
 
 import inspect
-import logging
+import sys
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plugsocket.core.endings import deadline_of, is_disconnection, is_interrupt
 from plugsocket.core.events import (
@@ -32,38 +32,51 @@ from plugsocket.core.events import (
     StateChanged,
 )
 
-logger = logging.getLogger("plugsocket")
+if TYPE_CHECKING:
+    import logging
+
+DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50  # of `logging`
 
 Subscriber: TypeAlias = Callable[[Any], object]
 """Called with one event; typed for any, so that it may name the kind that it subscribed to."""
 
 
 _LEVELS: dict[type[Event], int] = {
-    StateChanged: logging.DEBUG,
-    ListenerOpened: logging.DEBUG,
-    ListenerClosed: logging.DEBUG,
-    CloseFailed: logging.WARNING,
-    AcceptFailed: logging.WARNING,
-    AcceptRecovered: logging.INFO,
-    LimitReached: logging.INFO,
-    LimitCleared: logging.INFO,
-    ConnectionOpened: logging.DEBUG,
-    ConnectionClosed: logging.DEBUG,
-    ConnectionRejected: logging.DEBUG,
-    DatagramDropped: logging.DEBUG,
-    DatagramTruncated: logging.WARNING,
-    RequestRefused: logging.ERROR,
-    HandlerFailed: logging.ERROR,
-    HookFailed: logging.ERROR,
-    DrainBegan: logging.INFO,
-    DrainEnded: logging.INFO,
-    ServerFailed: logging.CRITICAL,
+    StateChanged: DEBUG,
+    ListenerOpened: DEBUG,
+    ListenerClosed: DEBUG,
+    CloseFailed: WARNING,
+    AcceptFailed: WARNING,
+    AcceptRecovered: INFO,
+    LimitReached: INFO,
+    LimitCleared: INFO,
+    ConnectionOpened: DEBUG,
+    ConnectionClosed: DEBUG,
+    ConnectionRejected: DEBUG,
+    DatagramDropped: DEBUG,
+    DatagramTruncated: WARNING,
+    RequestRefused: ERROR,
+    HandlerFailed: ERROR,
+    HookFailed: ERROR,
+    DrainBegan: INFO,
+    DrainEnded: INFO,
+    ServerFailed: CRITICAL,
 }
 KINDS = frozenset(_LEVELS)
 """Every kind of event."""
 
 FREQUENT = frozenset({ConnectionOpened, ConnectionClosed, ConnectionRejected, DatagramDropped})
 """The kinds that can come with every request, and so cost something for each."""
+
+
+def logger() -> "logging.Logger":
+    """Return the logger `plugsocket`, once there is something to log.
+
+    With the module a process has its hooks, which take a tenth of the time of forking a child.
+    """
+    import logging  # noqa: PLC0415 - see above
+
+    return logging.getLogger("plugsocket")
 
 
 def log_events(event: Event) -> None:
@@ -73,19 +86,21 @@ def log_events(event: Event) -> None:
     is logged at `INFO`, likewise.
     """
     level = _level(event)
+    if level < WARNING and "logging" not in sys.modules:
+        return  # as it would have it, which nobody has told otherwise
     fault: BaseException | None = None
-    if level >= logging.ERROR and isinstance(event, HandlerFailed | HookFailed | ServerFailed):
+    if level >= ERROR and isinstance(event, HandlerFailed | HookFailed | ServerFailed):
         fault = event.error
-    logger.log(level, "%s", event, exc_info=fault, extra={"event": event})
+    logger().log(level, "%s", event, exc_info=fault, extra={"event": event})
 
 
 def _level(event: Event) -> int:
     if isinstance(event, HandlerFailed) and is_disconnection(event.error):
-        return logging.DEBUG
+        return DEBUG
     if isinstance(event, HandlerFailed) and deadline_of(event.error) is not None:
-        return logging.INFO
+        return INFO
     if isinstance(event, LimitCleared) and (event.rejected or event.dropped):
-        return logging.WARNING
+        return WARNING
     return _LEVELS[type(event)]
 
 
@@ -139,7 +154,7 @@ class Events:
 
 def _log_failure(subscriber: Subscriber, event: Event) -> None:
     try:
-        logger.exception("subscriber %r failed for: %s", subscriber, event)
+        logger().exception("subscriber %r failed for: %s", subscriber, event)
     except BaseException as error:
         if is_interrupt(error):
             raise
