@@ -1,11 +1,9 @@
 """A signal between any two lines that the serving thread runs: the server ends, soon and well."""
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,31 +11,15 @@ import pytest
 
 import plugsocket
 from plugsocket import TCP, Server, State
+from tests.interruption import Interruption
 from tests.kit import function, strategy_names
 
-PACKAGE = str(Path(plugsocket.__file__).parent)
 SOON = 5.0  # seconds; a server that waits for itself takes its grace, which is longer
 
 
-class Interruption:
-    """Raises SIGTERM before the n-th line of plugsocket that this thread runs."""
-
-    def __init__(self, number: int) -> None:
-        self._left = number
-        self.where = ""
-
-    def __call__(self, frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "call":
-            # Not in the signal handler itself: Python runs it for the second signal once more, not inside the first.
-            inside = frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code.co_name != "on_signal"
-            return self if inside else None
-        if event == "line":
-            self._left -= 1
-            if self._left == 0:
-                sys.settrace(None)  # the rest need not be watched, which takes longer than to run it
-                self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-                signal.raise_signal(signal.SIGTERM)
-        return self
+def counts(frame: FrameType) -> bool:
+    """Not a line of the signal handler itself: Python runs it for the second signal once more, not inside the first."""
+    return frame.f_code.co_name != "on_signal"
 
 
 @pytest.fixture
@@ -51,7 +33,7 @@ def harmless() -> Iterator[None]:
 def run_interrupted(make_strategy: Callable[[], Any], number: int) -> tuple[str, str]:
     """Serve; interrupt at the n-th line, and once the server accepts. Return where, and what went wrong."""
     server = Server(TCP("127.0.0.1", 0), function, make_strategy(), grace=2 * SOON)
-    interruption = Interruption(number)
+    interruption = Interruption(number, counts)
     before, began = sys.gettrace(), time.monotonic()
     sys.settrace(interruption)
     try:

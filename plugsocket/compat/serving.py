@@ -134,6 +134,14 @@ class _Kept:
     fileno: int
 
 
+@attrs.define(eq=False)
+class _Run:
+    """A call of `serve_forever()`."""
+
+    thread: int
+    inner: Server | None = None
+
+
 class Loop:
     """The serving of one server, by one thread at a time; and `handle_request()`, by any number of them.
 
@@ -161,7 +169,7 @@ class Loop:
         self.relay = Relay()
         self._running: dict[Server, HookedListener | RequestListener] = {}
         self._kept: _Kept | None = None  # of handle_request(), for the next one
-        self._thread: int | None = None  # which is in serve_forever()
+        self._run: _Run | None = None
         self._awaited = True  # whether a stop that comes while nobody serves is meant for who begins to
         self._asked = False
         self.is_shut_down.set()
@@ -187,7 +195,7 @@ class Loop:
         if self._in_child():
             self._begin_process()
 
-    def _make(self, *, lenient: bool) -> Server:
+    def _make(self, *, lenient: bool) -> tuple[Server, HookedListener | RequestListener]:
         server = self._server
         if server.fileno() < 0:
             raise ValueError(f"{server!r} is closed; its socket cannot be served any more")
@@ -204,9 +212,11 @@ class Loop:
             listener = hooked
         inner.unsubscribe(log_events)
         inner.subscribe(log_events, AcceptFailed, AcceptRecovered, HandlerFailed, RequestRefused)
+        return inner, listener
+
+    def _open(self, inner: Server, listener: HookedListener | RequestListener) -> None:
         inner.bind()
         self._running[inner] = listener  # from now on who stops it finds it
-        return inner
 
     # serve_forever()
 
@@ -221,8 +231,10 @@ class Loop:
             ValueError: the socket is closed.
             OSError: the socket failed for good.
         """
-        inner = self._begin()
+        self._check_process()
+        run = _Run(threading.get_ident())
         try:
+            inner = self._begin(run)
             if self._asked:
                 return
             if interval is None:
@@ -234,10 +246,13 @@ class Loop:
                 inner.handle_request(interval)
                 self._server.service_actions()
         except LifecycleError:
-            if inner.state not in STOPPED:  # else it was stopped this moment
+            if run.inner is None or run.inner.state not in STOPPED:  # else it was stopped this moment
                 raise
         finally:
-            self._end(inner)
+            try:
+                self._end(run)
+            finally:
+                self._end(run)  # in case that a signal cut the first one short
 
     def _serve_beside_actions(self, inner: Server, interval: float) -> None:
         """Serve with trio, whose turns are its own, and have a thread call `service_actions()`."""
@@ -261,27 +276,30 @@ class Loop:
         if raised:
             raise raised[0]
 
-    def _begin(self) -> Server:
-        self._check_process()
+    def _begin(self, run: _Run) -> Server:
         with self._lock:
-            if self._thread is not None:
+            if self._run is not None:
                 raise LifecycleError(f"{self._server!r} serves already, in another thread; one can at a time")
+            self._run = run  # first: whatever is done from now on, `_end()` undoes
             self._awaited = True
             self._drop_kept()
-            inner = self._make(lenient=False)
-            self._thread = threading.get_ident()
+            run.inner, listener = self._make(lenient=False)
+            self._open(run.inner, listener)
             self.is_shut_down.clear()
             self._awaited = False
-            return inner
+            return run.inner
 
-    def _end(self, inner: Server) -> None:
+    def _end(self, run: _Run) -> None:
         with self._lock:
-            if inner.state not in FINAL:
-                inner.stop(0)
-            self._running.pop(inner, None)
+            if self._run is not run:
+                return
+            if run.inner is not None:
+                if run.inner.state not in FINAL:
+                    run.inner.stop(0)
+                self._running.pop(run.inner, None)
             self.is_shut_down.set()  # first: a signal handler waits for it unless this thread still is the one
-            self._thread = None
             self._asked = False
+            self._run = None
 
     # shutdown() and server_close()
 
@@ -298,8 +316,13 @@ class Loop:
                 listener.ended = True
             self._asked = self._asked or (self._awaited and not running)
         reports = [inner.stop(self._grace, wait=wait) for inner in running]
-        if wait and self._thread != threading.get_ident() and all(report.finished for report in reports):
+        if wait and not self._is_here() and all(report.finished for report in reports):
             self.is_shut_down.wait()
+
+    def _is_here(self) -> bool:
+        """Whether this thread is in `serve()`."""
+        run = self._run
+        return run is not None and run.thread == threading.get_ident()
 
     @property
     def _grace(self) -> float:
@@ -329,7 +352,7 @@ class Loop:
         """Wait for the end of the loop, but not for a handler that runs in it, which may be waiting for the caller."""
         # What handles requests beside the loop is not to be closed while the loop still hands one over.
         until = time.monotonic() + (PATIENCE if runs_beside(self._server) else 0.0)
-        while self._thread not in (None, threading.get_ident()) and not self.is_shut_down.wait(LOOK):
+        while self._run is not None and not self._is_here() and not self.is_shut_down.wait(LOOK):
             if listener.handling and time.monotonic() >= until:
                 return
 
@@ -361,7 +384,9 @@ class Loop:
             server = self._server
             if kept is None or (kept.socket, kept.fileno) != (getattr(server, "socket", None), server.fileno()):
                 self._drop_kept()
-                return self._make(lenient=True)
+                inner, listener = self._make(lenient=True)
+                self._open(inner, listener)
+                return inner
             self._kept = None
             self._running[kept.inner] = kept.listener
             return kept.inner

@@ -116,16 +116,18 @@ class SelectorDriver:
         if self._selector is None:
             engine.begin_drain()
             return
-        while self._watched:
-            self.unwatch(self._watched.popitem()[1])
-        engine.begin_drain()
-        engine.admission.close()
-        self._drain(engine)
-        if self._managed is not None:
-            self._managed.join(0.0 if engine.busy() else PATIENCE)
-        engine.end_drain()
-        self._selector.close()
-        self._selector = None
+        try:
+            while self._watched:
+                self.unwatch(self._watched.popitem()[1])
+            engine.begin_drain()
+            engine.admission.close()
+            self._drain(engine)
+            if self._managed is not None:
+                self._managed.join(0.0 if engine.busy() else PATIENCE)
+        finally:  # also when a second Ctrl-C cuts it short
+            engine.end_drain()
+            self._selector.close()
+            self._selector = None
 
     def _drain(self, engine: Engine) -> None:
         """Let requests under way end; then wake those that wait for their peers; then use force."""
