@@ -198,10 +198,11 @@ class HookedListener(_Listener):
 
     def _see_to(self, most: int, thread: int) -> bool:
         """Have the hooks see to at most so many requests; return whether there were so many."""
-        server, failures = self.server, self._failures
+        server, failures, workers = self.server, self._failures, None
         for _ in range(most):
             server._handle_request_noblock()  # noqa: SLF001 - a hook too, for programs that there are
-            if self.ended or failures[thread] is not None or self._is_full():
+            workers = workers or workers_of(server)  # which the first request makes
+            if self.ended or failures[thread] is not None or (workers is not None and workers.is_full()):
                 return False
         return True
 
