@@ -1,10 +1,12 @@
 """Child processes that were forked, each with the job that it runs, until they are reaped."""
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from functools import cache
 
 import attrs
 
@@ -29,19 +31,10 @@ class Child:
     report: int
     watched: int
 
-    def exit_code(self) -> int | None:
-        """Collect how it ended: its exit status, or a signal, negative; `None` if others reaped it."""
-        try:
-            _, status = os.waitpid(self.pid, 0)
-        except ChildProcessError:  # the program ignores SIGCHLD, or reaps any child
-            return None
-        return os.waitstatus_to_exitcode(status)
-
     def close(self) -> None:
         """Close its descriptors."""
-        os.close(self.report)
-        if self.watched != self.report:
-            os.close(self.watched)
+        for descriptor in {self.report, self.watched}:
+            os.close(descriptor)
 
 
 class Children:
@@ -78,9 +71,8 @@ class Children:
                 if self._watcher is not None and self._on_end is not None:
                     self._watcher.watch(self._ends.fileno(), self._on_end)
 
-    def add(self, pid: int, job: Job, report: int) -> None:
-        """Take in a child that was just forked; its report is closed with it."""
-        child = Child(pid, job, report, _end_of(pid, report))
+    def add(self, child: Child) -> None:
+        """Take in a child that was just forked."""
         with self._lock:
             self.prepare()
             self._here[child.watched] = child
@@ -129,15 +121,34 @@ class Children:
             return True
 
 
-def _end_of(pid: int, report: int) -> int:
-    """Return a descriptor that is readable once the child has ended.
+def exit_code(pid: int) -> int | None:
+    """Wait for the end of a child; return its exit status, or a signal, negative; `None` if others reaped it."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:  # the program ignores SIGCHLD, or reaps any child
+        return None
+    return os.waitstatus_to_exitcode(status)
 
-    That is a pidfd (pidfd_open(2)) where there are any, else the child's pipe, which other processes that the handler
-    leaves behind can hold open.
+
+@cache
+def has_pidfds() -> bool:
+    """Whether a descriptor can tell of the end of a process (pidfd_open(2)): the system may have none, or forbid it."""
+    if not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)  # there is just no room for one
+    return True
+
+
+def end_of(pid: int, report: int) -> int:
+    """Return a descriptor that is readable once a child has ended.
+
+    That is a pidfd where there are any, else the child's pipe, which other processes that the handler leaves behind can
+    hold open.
     """
     if hasattr(os, "pidfd_open"):
-        try:
+        with suppress(OSError):  # the kernel has none, or there is no room for more descriptors
             return os.pidfd_open(pid)
-        except OSError:
-            pass  # the kernel has none, or there is no room for more descriptors
     return report

@@ -9,7 +9,7 @@ from contextlib import suppress
 import attrs
 
 from plugsocket.concurrency.base import BlockingStrategy
-from plugsocket.concurrency.children import Child, Children
+from plugsocket.concurrency.children import Child, Children, end_of, exit_code
 from plugsocket.concurrency.descriptors import drop_descriptors
 from plugsocket.concurrency.orphans import end_with_parent, find_prctl
 from plugsocket.concurrency.reports import LONGEST_REPORT, describe, told
@@ -63,25 +63,37 @@ class Fork(BlockingStrategy):
         Raises:
             OSError: the system has no more processes, memory or descriptors (fork(2), pipe(2)).
         """
-        flush_standard_streams()  # what the child inherits of it, it would bring out a second time
         self._children.prepare()
         report, writer = os.pipe()
-        parent = os.getpid()
-        shared = threading.active_count() > 1  # and so a stream's lock may be another thread's at the fork
         with signals_held() as before:  # a Ctrl-C would else leave a child that nobody knows
             try:
-                pid = os.fork()
+                pid = self._fork(job, (report, writer), before)
             except BaseException:
                 os.close(report)
-                os.close(writer)
                 raise
-            if pid == 0:
-                os.close(report)  # which also leaves a descriptor for what comes
-                self._be_child(job, writer, parent, before, shared=shared)
-            os.close(writer)
-            self._children.add(pid, job, report)
+            finally:
+                os.close(writer)
+            self._children.add(Child(pid, job, report, end_of(pid, report)))
 
-    def _be_child(self, job: Job, writer: int, parent: int, signals: Collection[int], *, shared: bool) -> None:
+    def _fork(self, job: Job, pipe: tuple[int, int] | None, signals: Collection[int]) -> int:
+        """Have a child run the job; return its process id.
+
+        Args:
+            job: what to run.
+            pipe: by which it tells how it ended, if it does.
+            signals: those that the child is to hold.
+        """
+        flush_standard_streams()  # what the child inherits of it, it would bring out a second time
+        parent = os.getpid()
+        shared = threading.active_count() > 1  # and so a stream's lock may be another thread's at the fork
+        pid = os.fork()
+        if pid == 0:
+            self._be_child(job, pipe, parent, signals, shared=shared)
+        return pid
+
+    def _be_child(
+        self, job: Job, pipe: tuple[int, int] | None, parent: int, signals: Collection[int], *, shared: bool
+    ) -> None:
         """Run the job and exit; does not return, whatever happens."""
         code = 1
         try:
@@ -89,22 +101,25 @@ class Fork(BlockingStrategy):
             signal.pthread_sigmask(signal.SIG_SETMASK, signals)
             if shared:
                 release_streams()
-            code = self.run_in_child(job, writer, parent)
+            code = self.run_in_child(job, pipe, parent)
         finally:
             flush_standard_streams()
             os._exit(code)
 
-    def run_in_child(self, job: Job, writer: int, parent: int) -> int:
+    def run_in_child(self, job: Job, pipe: tuple[int, int] | None, parent: int) -> int:
         """Run a job in the process that was forked for it.
 
         Args:
             job: what to run.
-            writer: a descriptor to tell the parent with how it ended.
+            pipe: to tell the parent with how it ended.
             parent: its process id.
 
         Returns:
             The exit status.
         """
+        assert pipe is not None, "there is one, unless a subclass forks without"
+        report, writer = pipe
+        os.close(report)  # which also leaves a descriptor for what comes
         try:
             failure = self._leave_parent(job, writer, parent) or job.run_in_child()
             os.set_blocking(writer, False)
@@ -135,8 +150,7 @@ class Fork(BlockingStrategy):
             self._collect(child)
 
     def _collect(self, child: Child) -> None:
-        code = child.exit_code()
-        failure = self.failure_of(child, code)
+        failure = self.failure_of(child, exit_code(child.pid))
         child.close()
         child.job.finish(failure)
 
@@ -154,13 +168,13 @@ class Fork(BlockingStrategy):
         with suppress(BlockingIOError):  # a process that the handler left behind may hold the pipe open
             if written := os.read(child.report, LONGEST_REPORT):
                 return told(written, child.job)
-        return self.death_of(child, code)
+        return self.death_of(child.pid, code)
 
-    def death_of(self, child: Child, code: int | None) -> ChildError | None:
+    def death_of(self, pid: int, code: int | None) -> ChildError | None:
         """Say how a child died that told nothing; `None` when it was made to."""
         if code is not None and code < 0 and self._children.killed:
             return None
-        return ChildError(f"child {child.pid} {_manner(code)} before its handler returned")
+        return ChildError(f"child {pid} {_manner(code)} before its handler returned")
 
     def cut(self, force: bool) -> bool:
         """Send every child SIGTERM, or with `force` SIGKILL."""
