@@ -45,21 +45,23 @@ class ChildPerRequest(Fork):
         if not has_pidfds():
             super().spawn(job)
             return
-        self._children.prepare()
+        self._prepare()
         with signals_held() as before:
             pid = self._fork(job, None, before)
             try:
                 cast(RequestJob, job).close()
             finally:
-                self._take_in(pid, job)
+                is_watched = self._watch(pid, job)
+        if not is_watched:  # better one request at a time than a child that nobody reaps
+            job.finish(self._death(pid, exit_code(pid)))
 
-    def _take_in(self, pid: int, job: Job) -> None:
+    def _watch(self, pid: int, job: Job) -> bool:
         try:
             end = os.pidfd_open(pid)
-        except OSError:  # there is no room for one: better one request at a time than a child that nobody reaps
-            job.finish(self._death(pid, exit_code(pid)))
-        else:
-            self._children.add(Child(pid, job, end, end))
+        except OSError:  # there is no room for one
+            return False
+        self._children.add(Child(pid, job, end, end))
+        return True
 
     def run_in_child(self, job: Job, pipe: tuple[int, int] | None, parent: int) -> int:  # noqa: ARG002 - as in `Fork`
         """Run a job, which says itself what goes wrong; see `Fork`."""

@@ -63,7 +63,7 @@ class Fork(BlockingStrategy):
         Raises:
             OSError: the system has no more processes, memory or descriptors (fork(2), pipe(2)).
         """
-        self._children.prepare()
+        self._prepare()
         report, writer = os.pipe()
         with signals_held() as before:  # a Ctrl-C would else leave a child that nobody knows
             try:
@@ -75,6 +75,11 @@ class Fork(BlockingStrategy):
                 os.close(writer)
             self._children.add(Child(pid, job, report, end_of(pid, report)))
 
+    def _prepare(self) -> None:
+        """Do what may fail, or take its time, before signals are held and there is a child."""
+        flush_standard_streams()  # what the child inherits of it, it would bring out a second time
+        self._children.prepare()
+
     def _fork(self, job: Job, pipe: tuple[int, int] | None, signals: Collection[int]) -> int:
         """Have a child run the job; return its process id.
 
@@ -83,7 +88,6 @@ class Fork(BlockingStrategy):
             pipe: by which it tells how it ended, if it does.
             signals: those that the child is to hold.
         """
-        flush_standard_streams()  # what the child inherits of it, it would bring out a second time
         parent = os.getpid()
         shared = threading.active_count() > 1  # and so a stream's lock may be another thread's at the fork
         pid = os.fork()
