@@ -1,5 +1,6 @@
 """What every test has: a count of what it leaves behind, and a recorder of events."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.leftovers import leaving_nothing
 
 
 def pytest_configure() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored in what it runs beside itself
     give_memory_back()
     remember_plugins()
 
