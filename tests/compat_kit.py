@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 import time
@@ -243,6 +244,14 @@ def connected(server: Any) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def ask_in_tls(server: Any, context: ssl.SSLContext, data: bytes) -> bytes:
+    """Send something to a server for "localhost" through TLS; return what comes back."""
+    with connected(server) as sock, context.wrap_socket(sock, server_hostname="localhost") as stream:
+        stream.settimeout(TIMEOUT)
+        stream.sendall(data)
+        return stream.recv(100)
 
 
 def wait_until_idle(thread: threading.Thread) -> None:

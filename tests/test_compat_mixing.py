@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.compat_hooks import Calls, on_both, running, telling
-from tests.compat_kit import LOOPBACK, MODULES, Loop, connected, echo, handler
+from tests.compat_kit import LOOPBACK, MODULES, Loop, ask_in_tls, connected, echo, handler
 from tests.kit import TIMEOUT, ask, until
 from tests.trio_kit import tls
 
@@ -261,10 +261,7 @@ def test_a_socket_that_is_wrapped_after_all(module: ModuleType, name: str) -> No
                 while plain.recv(100):
                     pass  # such as an alert
             for _ in range(2):
-                with connected(server) as sock, of_client.wrap_socket(sock, server_hostname="localhost") as stream:
-                    stream.settimeout(TIMEOUT)
-                    stream.sendall(b"hello\n")
-                    assert stream.recv(100) == b"HELLO\n"
+                assert ask_in_tls(server, of_client, b"hello\n") == b"HELLO\n"
 
 
 @on_both

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.compat_hooks import Calls, on_both, running, telling
-from tests.compat_kit import LOOPBACK, connected, echo, handler
+from tests.compat_kit import LOOPBACK, ask_in_tls, connected, echo, handler
 from tests.kit import TIMEOUT, until
 from tests.trio_kit import tls
 
@@ -137,10 +137,7 @@ def test_requests_in_tls(module: ModuleType, name: str) -> None:
                 with suppress(ConnectionResetError):
                     while plain.recv(100):
                         pass  # such as an alert
-            with connected(server) as sock, of_client.wrap_socket(sock, server_hostname="localhost") as stream:
-                stream.settimeout(TIMEOUT)
-                stream.sendall(b"hello\n")
-                assert stream.recv(100) == b"HELLO\n"
+            assert ask_in_tls(server, of_client, b"hello\n") == b"HELLO\n"
 
 
 @on_both
