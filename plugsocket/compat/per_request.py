@@ -33,7 +33,8 @@ class ThreadPerRequest(Thread):
 class ChildPerRequest(Fork):
     """A child per request as plain `os.fork` makes it.
 
-    It keeps what the program has open, and its ways with signals. Of its end and its failures its parent is not told.
+    It keeps what the program has open, and its ways with signals. It does not hear of its parent's end, and tells
+    nothing of its own failures.
     """
 
     def open(self, watcher: Watcher) -> None:
